@@ -1,0 +1,48 @@
+# make train   set up .venv and run the main job on the embedded data, minutes on a CPU
+# make test    set up .venv and run the tests
+# make lint    ruff: lint and format check
+# make notebook   run notebooks/inspect_masks.ipynb in place, so that it is committed with outputs
+#
+# ARGS passes flags on: make train ARGS='--config.total_steps=100'
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Large pages for the large buffers that each step allocates anew on a CPU: see docs/performance.md.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: help train test lint format notebook
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"error: Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.run
+
+train: $(VENV)/.run
+	$(BIN)/python main.py $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebook: $(VENV)/.dev
+	$(BIN)/jupyter-execute --inplace notebooks/inspect_masks.ipynb
