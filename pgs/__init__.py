@@ -1,0 +1,1 @@
+"""CLIP-PGS in JAX: contrastive image-text pre-training on the patches that matter."""

@@ -1,0 +1,64 @@
+"""Edge score of every patch: Sobel magnitude of the full-resolution luma (method step 1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, reduce
+
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SOBEL_X = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
+
+# A flat image leaves rounding noise of a few float32 ulps of its brightness; scaled to [0, 1], that
+# noise would pass for edges. One grey level in one pixel of a patch lies two orders above this.
+RELATIVE_FLOOR = 2e-6
+
+
+def sobel_magnitude(images_BxHxWx3: jax.Array) -> jax.Array:
+    """Gradient magnitude of the luma, border replicated (as scipy.ndimage.sobel, mode 'nearest').
+
+    Args:
+      images_BxHxWx3: any float dtype and any pixel scale; computed in float32 or wider.
+
+    Returns:
+      (B, H, W), >= 0, in luma units per Sobel kernel (weights sum to 8).
+    """
+    wide = jnp.promote_types(images_BxHxWx3.dtype, jnp.float32)
+    luma_BxHxW = jnp.einsum(
+        'bhwc,c->bhw',
+        images_BxHxWx3.astype(wide),
+        jnp.array(LUMA_WEIGHTS, wide),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (1, 1)), mode='edge')
+    kernels = np.stack([SOBEL_X, SOBEL_X.T], axis=-1)[:, :, None, :]  # H W in out
+    gradients_BxHxWx2 = jax.lax.conv_general_dilated(
+        padded[..., None],
+        jnp.asarray(kernels, wide),
+        window_strides=(1, 1),
+        padding='VALID',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return jnp.sqrt(jnp.sum(jnp.square(gradients_BxHxWx2), axis=-1))
+
+
+def edge_scores(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
+    """Mean Sobel magnitude of each patch, min-max scaled per image: E of the method.
+
+    Args:
+      images_BxHxWx3: float images; patch_size divides H and W.
+      patch_size: side of a patch in pixels.
+
+    Returns:
+      float32 or wider (B, L) in [0, 1], patches in row-major order; all 0 for a flat image.
+    """
+    magnitude = sobel_magnitude(images_BxHxWx3)
+    p = patch_size
+    scores_BxL = rearrange(
+        reduce(magnitude, 'b (h p) (w q) -> b h w', 'mean', p=p, q=p), 'b h w -> b (h w)'
+    )
+    low = scores_BxL.min(axis=-1, keepdims=True)
+    spread = scores_BxL.max(axis=-1, keepdims=True) - low
+    brightness = jnp.abs(images_BxHxWx3).astype(scores_BxL.dtype).max(axis=(1, 2, 3))[:, None]
+    real = spread > RELATIVE_FLOOR * brightness
+    return jnp.where(real, (scores_BxL - low) / jnp.where(real, spread, 1.0), 0.0)

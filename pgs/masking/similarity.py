@@ -1,0 +1,66 @@
+"""Similarity between the patches of one image, from pixels to embeddings (method step 2)."""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+# Squared norm, per dimension, below which a vector counts as zero. A flat patch has no direction, so
+# its cosine is undefined; here two flat patches are alike (cosine 1) and a flat and a textured patch
+# are not (cosine 0). Far below the variance of one grey level (1e-5), far above float32 rounding.
+FLAT_VARIANCE = 1e-9
+
+
+def pixel_patches(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
+    """Cuts images into patches: (B, H, W, 3) -> (B, L, patch_size * patch_size * 3), row-major."""
+    return rearrange(
+        images_BxHxWx3, 'b (h p) (w q) c -> b (h w) (p q c)', p=patch_size, q=patch_size
+    )
+
+
+def cosine_matrix(vectors_BxLxD: jax.Array) -> jax.Array:
+    """Cosines between all vectors of a set; zero vectors count as alike.
+
+    One further coordinate, sqrt(D * FLAT_VARIANCE), is appended to every vector before it is
+    normalised. It is the whole of a zero vector and nothing of another, so that the result is
+    a Gram matrix of unit vectors: symmetric, diagonal 1, never NaN.
+
+    Args:
+      vectors_BxLxD: any float dtype; computed in float32 (float64 stays float64).
+
+    Returns:
+      (B, L, L) in [-1, 1] up to rounding.
+    """
+    x = vectors_BxLxD.astype(jnp.promote_types(vectors_BxLxD.dtype, jnp.float32))
+    flat = x.shape[-1] * FLAT_VARIANCE
+    inverse_norm = jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + flat)
+    unit = x * inverse_norm
+    rest = jnp.sqrt(flat) * inverse_norm
+    cosines = jnp.einsum('bid,bjd->bij', unit, unit, precision=jax.lax.Precision.HIGHEST)
+    return cosines + rest * jnp.swapaxes(rest, 1, 2)
+
+
+def patch_similarity(
+    images_BxHxWx3: jax.Array,
+    embeddings_BxLxD: jax.Array,
+    progress: jax.Array | float,
+    *,
+    patch_size: int,
+) -> jax.Array:
+    """S = (1 - progress) * cos(standardised pixel patches) + progress * cos(patch embeddings).
+
+    Args:
+      images_BxHxWx3: float images; patch_size divides H and W.
+      embeddings_BxLxD: patch embeddings after the position embedding.
+      progress: step / total_steps in [0, 1].
+      patch_size: side of a patch in pixels.
+
+    Returns:
+      (B, L, L), symmetric, in [-1, 1], diagonal 1.
+    """
+    pixels = pixel_patches(images_BxHxWx3, patch_size)
+    pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
+    # Dividing a patch by its own deviation would change nothing: the cosine does that.
+    # The first pixel goes first, so that a flat patch is exactly 0 and not the mean's rounding.
+    shifted = pixels - pixels[..., :1]
+    centred = shifted - shifted.mean(axis=-1, keepdims=True)
+    return (1.0 - progress) * cosine_matrix(centred) + progress * cosine_matrix(embeddings_BxLxD)
