@@ -1,0 +1,121 @@
+"""The pre-norm transformer that both towers share."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which OpenCLIP's weights expect
+
+# What a layer keeps for the backward pass; None keeps all, without remat.
+REMAT_POLICIES = {
+    'none': None,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with exact GELU.
+
+    Attributes:
+      heads: attention heads; divides the width.
+      mlp_ratio: hidden width of the MLP over the width.
+      layers: depth of the whole stack, for the residual initialisation alone.
+      causal: each position sees itself and those before it.
+      dtype: of the computation; parameters are float32, softmax and norms run in float32.
+    """
+
+    heads: int
+    mlp_ratio: float
+    layers: int
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x_BxTxD: jax.Array, mask_Bx1x1xT: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        width = x_BxTxD.shape[-1]
+
+        def dense(features, std, name):
+            init = nn.initializers.normal(std)
+            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+
+        # CLIP's initialisation (arXiv 2103.00020, its published code), by width and depth.
+        residual_std = width**-0.5 * (2 * self.layers) ** -0.5
+
+        h = layer_norm(self.dtype, 'ln_1')(x_BxTxD)
+        qkv = dense(3 * width, width**-0.5, 'qkv')(h)
+        q, k, v = rearrange(qkv, 'b t (three h d) -> three b t h d', three=3, h=self.heads)
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask_Bx1x1xT, is_causal=self.causal)
+        h = rearrange(attended, 'b t h d -> b t (h d)')
+        x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
+
+        h = layer_norm(self.dtype, 'ln_2')(x_BxTxD)
+        h = dense(int(width * self.mlp_ratio), (2 * width) ** -0.5, 'fc')(h)
+        h = gelu(h)
+        x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
+        return x_BxTxD, None
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x * Phi(x).
+
+    By erf: jax.nn.gelu writes it by erfc, and on CPU XLA then takes 2.8 times as long for the
+    gradient of an MLP of width 128 (measured with batch 256 x 47 tokens, 2 cores).
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    """Layer norm with float32 statistics, gain and bias."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks in one `nn.scan`: parameters (layers, ...), compiled once whatever the depth.
+
+    Attributes:
+      remat: a name in REMAT_POLICIES.
+      others: as in Block.
+    """
+
+    layers: int
+    heads: int
+    mlp_ratio: float
+    causal: bool
+    dtype: Any
+    remat: str
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array, valid_BxT: jax.Array | None = None) -> jax.Array:
+        """Runs all blocks.
+
+        Args:
+          x_BxTxD: tokens.
+          valid_BxT: bool, False for tokens that no other may attend to; None for no mask at all.
+        """
+        block = Block
+        if self.remat != 'none':
+            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        stack = nn.scan(
+            block,
+            variable_axes={'params': 0},
+            split_rngs={'params': True},
+            in_axes=nn.broadcast,
+            length=self.layers,
+        )
+        mask_Bx1x1xT = None if valid_BxT is None else valid_BxT[:, None, None, :]
+        blocks = stack(
+            self.heads, self.mlp_ratio, self.layers, self.causal, self.dtype, name='blocks'
+        )
+        x_BxTxD, _ = blocks(x_BxTxD.astype(self.dtype), mask_Bx1x1xT)
+        return x_BxTxD
+
+
+def normal_param(module: nn.Module, name: str, shape: tuple[int, ...], std: float) -> jax.Array:
+    """A float32 parameter of the module, drawn from a normal distribution."""
+    return module.param(name, nn.initializers.normal(std), shape, jnp.float32)

@@ -1,0 +1,51 @@
+"""AdamW with the recipe's warm-up and cosine."""
+
+import flax
+import optax
+
+# OpenCLIP's rule: gains, biases, the class token and the logit scale are not decayed. Layers are
+# stacked here, so a name tells what the number of dimensions does not.
+NOT_DECAYED = {'scale', 'bias', 'class_token', 'logit_scale'}
+
+
+def decay_mask(params) -> dict:
+    """True for the matrices, the tree of params."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return flax.traverse_util.unflatten_dict({p: p[-1] not in NOT_DECAYED for p in flat})
+
+
+def build_schedule(optimizer, total_steps: int) -> optax.Schedule:
+    """Linear warm-up, then cosine to 0 at total_steps.
+
+    Where the run is shorter than its warm-up, it ends within the warm-up: the rate at each step
+    is that of the recipe.
+
+    Args:
+      optimizer: config.optimizer, with peak_learning_rate and warmup_steps.
+      total_steps: of the run.
+    """
+    peak, warmup = optimizer.peak_learning_rate, optimizer.warmup_steps
+    return optax.warmup_cosine_decay_schedule(
+        init_value=peak / max(warmup, 1),
+        peak_value=peak,
+        warmup_steps=warmup,
+        decay_steps=max(total_steps, warmup + 1),
+        end_value=0.0,
+    )
+
+
+def build_optimizer(optimizer, learning_rate) -> optax.GradientTransformation:
+    """AdamW, decoupled weight decay on matrices only.
+
+    Args:
+      optimizer: config.optimizer, with beta1, beta2, epsilon and weight_decay.
+      learning_rate: a constant or a schedule.
+    """
+    return optax.adamw(
+        learning_rate,
+        b1=optimizer.beta1,
+        b2=optimizer.beta2,
+        eps=optimizer.epsilon,
+        weight_decay=optimizer.weight_decay,
+        mask=decay_mask,
+    )
