@@ -1,0 +1,51 @@
+"""CLIP's byte-pair tokenizer, with OpenCLIP's text cleaning in front of it."""
+
+import functools
+import html
+import re
+
+import ftfy
+import instant_clip_tokenizer
+import numpy as np
+
+VOCAB_SIZE = 49408
+START_OF_TEXT, END_OF_TEXT, PADDING = 49406, 49407, 0
+CONTEXT_LENGTH = 77
+
+
+@functools.cache
+def _tokenizer() -> instant_clip_tokenizer.Tokenizer:
+    return instant_clip_tokenizer.Tokenizer()
+
+
+def clean(text: str) -> str:
+    """Mends mojibake, unescapes HTML twice, joins white space, lowers the case (as OpenCLIP)."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r'\s+', ' ', text).strip().lower()
+
+
+def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
+    """Token ids of captions.
+
+    Args:
+      texts: captions of any length, empty ones included.
+      context_length: columns; at least 2, for the start and the end token.
+
+    Returns:
+      int32 (N, context_length): start token, caption, end token, zeros. A caption that is too
+      long loses its tail and keeps the end token, at which the text tower pools.
+
+    Raises:
+      ValueError: context_length below 2.
+    """
+    if context_length < 2:
+        raise ValueError(
+            f'context_length={context_length} has no room for start and end: take >= 2'
+        )
+    ids_NxT = np.zeros((len(texts), context_length), np.int32)
+    for row, text in zip(ids_NxT, texts, strict=True):
+        ids = _tokenizer().encode(clean(text))[: context_length - 2]
+        row[0] = START_OF_TEXT
+        row[1 : 1 + len(ids)] = ids
+        row[1 + len(ids)] = END_OF_TEXT
+    return ids_NxT
