@@ -1,0 +1,1 @@
+"""What a run does. base.py holds every default; the others change what differs."""

@@ -1,0 +1,85 @@
+"""Where the figures of a run go: metrics.jsonl, TensorBoard and one console line."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from clu import metric_writers
+
+
+def format_seconds(seconds: float) -> str:
+    """75 -> '1:15', 3675 -> '1:01:15'."""
+    minutes, secs = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{secs:02}' if hours else f'{minutes}:{secs:02}'
+
+
+def read_metrics(path: str | Path) -> list[dict]:
+    """Records of a metrics.jsonl, oldest first; a last line that was cut off is left out."""
+    records = []
+    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class MetricLog:
+    """Writes scalars by step.
+
+    A run that resumes at step n takes back the lines after n: it will write them again, so that
+    the file ends as that of a run without a break.
+    """
+
+    def __init__(self, workdir: Path, *, resume_step: int):
+        self._path = workdir / 'metrics.jsonl'
+        kept = [r for r in read_metrics(self._path) if r['step'] <= resume_step]
+        partial = self._path.with_suffix('.partial')
+        partial.write_text(''.join(json.dumps(r) + '\n' for r in kept))
+        os.replace(partial, self._path)
+        self._file = self._path.open('a')
+        # Events go out from a thread of their own: the loop does not wait for a slow disk.
+        self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        self._file.write(json.dumps({'step': step} | scalars) + '\n')
+        self._file.flush()
+        self._tensorboard.write_scalars(step, scalars)
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+class Progress:
+    """Pairs a second and the time that is left, from the steps whose results have arrived."""
+
+    def __init__(self, *, start_step: int, total_steps: int, batch_size: int):
+        self._start, self._total, self._batch = start_step, total_steps, batch_size
+        self._last_step = start_step
+        self._first_time = self._last_time = time.perf_counter()
+
+    def update(self, step: int) -> float:
+        """Notes that `step` steps are done; pairs a second since the last call."""
+        now = time.perf_counter()
+        rate = (step - self._last_step) * self._batch / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        return rate
+
+    def mean_rate(self) -> float:
+        """Pairs a second since the start, 0 before the first update."""
+        elapsed = max(self._last_time - self._first_time, 1e-9)
+        return (self._last_step - self._start) * self._batch / elapsed
+
+    def eta(self) -> str:
+        left = (self._total - self._last_step) * self._batch
+        return format_seconds(left / self.mean_rate()) if self.mean_rate() else '?'
+
+    def line(self, step: int, scalars: dict[str, float]) -> str:
+        return (
+            f'step {step:>{len(str(self._total))}}/{self._total}  loss {scalars["loss"]:.4f}  '
+            f'{scalars["pairs_per_second"]:.1f} pairs/s  '
+            f'masked {scalars["mask_ratio"]:.3f}  ETA {self.eta()}'
+        )

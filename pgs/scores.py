@@ -1,0 +1,163 @@
+"""What a trained model is worth: held-out recall, object retention, figures, results.json."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from input_pipeline import images as image_ops
+from input_pipeline import openmoji, pipeline
+from pgs import visualize
+from pgs.evals import object_retention, retrieval
+from pgs.masking import STRATEGIES, configured
+from pgs.masking.edges import edge_scores
+from pgs.metrics import read_metrics
+from pgs.models import CLIP, normalize_images
+from pgs.workdir import write_json
+
+EVAL_BATCH = 128  # pairs a device group embeds at once
+RETENTION_IMAGES = 200
+FIGURE_ROWS = 3  # of the data set, and as many of objects over photographs
+SCORE_NAMES = (
+    'text_recall@1', 'text_recall@5', 'image_recall@1', 'image_recall@5',
+    'chance@1', 'chance@5', 'n_eval',
+)  # fmt: skip
+
+
+def held_out_scorer(config, model: CLIP, mesh: Mesh) -> Callable[[dict], dict]:
+    """params -> retrieval scores on the validation split; all None where there is no such split."""
+    data = config.data
+    if not pipeline.has_split(data, data.validation_split):
+        print(f'{data.name} has no split {data.validation_split!r}: no held-out scores')
+        return lambda params: dict.fromkeys(SCORE_NAMES)
+    source = pipeline.open_source(data, data.validation_split)
+    embed = retrieval.make_embed(model, mesh)
+    devices = mesh.size
+
+    def score(params) -> dict:
+        batches = pipeline.eval_batches(
+            source,
+            batch_size=-(-EVAL_BATCH // devices) * devices,
+            image_size=config.model.image.image_size,
+            context_length=config.model.text.context_length,
+        )
+        return retrieval.evaluate(embed, params, batches, mesh)
+
+    return score
+
+
+def objects_over_photographs(image_size: int, count: int):
+    """OpenMoji images over photographs, the same ones always.
+
+    Returns:
+      (uint8 (count, H, W, 3), opacity uint8 (count, H, W), names).
+    """
+    items = sorted((i for s in openmoji.splits().values() for i in s), key=openmoji.item_hash)
+    rgba = np.stack([openmoji.render(stem, image_size) for stem, _ in items[:count]])
+    white = np.stack([openmoji.over_white(r) for r in rgba])
+    behind = object_retention.photographs(image_size)
+    mixed = object_retention.over_photographs(white, rgba[..., 3], behind)
+    return mixed, rgba[..., 3], [name for _, name in items[:count]]
+
+
+def make_select(model: CLIP, masking: dict, patch_size: int, *, seed: int, progress: float):
+    """Jitted (params, images uint8) -> PatchSelection of a strategy."""
+    strategy = configured(masking, patch_size)
+
+    def select(images, patch_embeddings):
+        return strategy(jax.random.key(seed), images, patch_embeddings, progress)
+
+    def apply(params, images):
+        normalized = normalize_images(images)
+        return model.apply({'params': params}, normalized, select, method=CLIP.select_patches)
+
+    return jax.jit(apply)
+
+
+def mean_object_retention(config, model: CLIP, params) -> float:
+    """Retention of the configured strategy at one half masked, with the trained embeddings."""
+    image = config.model.image
+    images, opacity, _ = objects_over_photographs(image.image_size, RETENTION_IMAGES)
+    objects = object_retention.object_patches(opacity, image.patch_size)
+    masking = object_retention.at_half(dict(config.masking))
+    select = make_select(model, masking, image.patch_size, seed=config.seed, progress=1.0)
+    return object_retention.retention(jax.device_get(select(params, images)), objects)
+
+
+def draw_masks(config, model: CLIP, params, source, path: Path) -> None:
+    """figures/masks.png: a few images of the data set, then objects over photographs."""
+    image = config.model.image
+    size, patch = image.image_size, image.patch_size
+    step = max(len(source) // FIGURE_ROWS, 1)
+    records = source.__getitems__(list(range(0, len(source), step))[:FIGURE_ROWS])
+    own = [image_ops.centre_crop(r['image'], image_size=size).numpy() for r in records]
+    mixed, _, names = objects_over_photographs(size, FIGURE_ROWS)
+    images = np.concatenate([np.stack(own), mixed])
+    captions = [pipeline.captions_of(r)[0] for r in records]
+    captions += [f'{name}, over a photograph' for name in names]
+    visible = {}
+    for name in STRATEGIES:
+        masking = dict(config.masking) | {'strategy': name}
+        select = make_select(model, masking, patch, seed=config.seed, progress=1.0)
+        selection = jax.device_get(select(params, images))
+        visible[name] = object_retention.visible_patches(selection, (size // patch) ** 2)
+    edges = np.asarray(edge_scores(normalize_images(images), patch))
+    credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
+    figure = visualize.masks_figure(images, edges, visible, captions, patch, credit)
+    visualize.save(figure, path)
+
+
+def finish(config, model: CLIP, params, source, scores: dict, rate: float, workdir: Path) -> dict:
+    """Draws the figures, writes results.json and prints the summary.
+
+    Args:
+      scores: of the trained model on held-out pairs.
+      rate: training pairs a second, 0 where this call trained nothing.
+
+    Returns:
+      The content of results.json.
+    """
+    records = read_metrics(workdir / 'metrics.jsonl')
+    trained = [r for r in records if 'loss' in r]
+    last = trained[-1]
+    if not rate:
+        rate = float(np.median([r['pairs_per_second'] for r in trained]))
+    results = {
+        'step': last['step'],
+        'loss': last['loss'],
+        'pairs_per_second': rate,
+        'mask_ratio_mean': float(np.mean([r['mask_ratio'] for r in trained])),
+        **{name: scores[name] for name in SCORE_NAMES},
+        'object_retention': mean_object_retention(config, model, params),
+    }
+    figures = workdir / 'figures'
+    draw_masks(config, model, params, source, figures / 'masks.png')
+    visualize.save(visualize.curves_figure(records), figures / 'curves.png')
+    write_json(workdir / 'results.json', results)
+    print(summary(results, records, workdir), flush=True)
+    return results
+
+
+def summary(results: dict, records: list[dict], workdir: Path) -> str:
+    """The last lines on the console."""
+    lines = [
+        '',
+        f'Trained {results["step"]} steps at {results["pairs_per_second"]:.1f} pairs/s, '
+        f'loss {results["loss"]:.3f}, {results["mask_ratio_mean"]:.1%} of the patches masked.',
+        f'Object retention at one half masked: {results["object_retention"]:.2f} (random: 0.50).',
+    ]
+    if results['n_eval']:
+        first = next((r for r in records if 'eval/chance@5' in r), {})
+        lines.append(f'Held out ({results["n_eval"]} pairs):    now   step 0   chance')
+        for k in (1, 5):
+            for direction in ('text', 'image'):
+                key = f'{direction}_recall@{k}'
+                before = first.get(f'eval/{key}', float('nan'))
+                lines.append(
+                    f'  {key:<17} {results[key]:>9.1%} {before:>8.1%} {results[f"chance@{k}"]:>8.1%}'
+                )
+    lines.append(f'Files in {workdir}: results.json, figures/masks.png, figures/curves.png,')
+    lines.append('  metrics.jsonl, checkpoints/ (tensorboard --logdir reads the events there)')
+    return '\n'.join(lines)

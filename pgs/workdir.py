@@ -1,0 +1,78 @@
+"""The folder of a run: made, checked against the run that it holds, never half-written."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pgs.errors import UserError
+
+# Keys that may change between a run and its resumption: they don't touch a single weight.
+FREE_KEYS = {'log_every', 'checkpoint_every', 'checkpoints_kept', 'data.dir', 'data.cache_dir'}
+
+
+def flatten(tree: dict, prefix: str = '') -> dict:
+    """{'data': {'name': 'x'}} -> {'data.name': 'x'}."""
+    flat = {}
+    for key, value in tree.items():
+        path = f'{prefix}{key}'
+        flat |= flatten(value, f'{path}.') if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes beside the file, then renames: a reader sees the old content or the new."""
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(partial, path)
+
+
+def prepare(workdir: str | Path, config: dict) -> Path:
+    """Makes the folder, or checks that the run in it is this one, and writes config.json.
+
+    Args:
+      workdir: a new or an empty folder, or that of the same run.
+      config: plain nested dict.
+
+    Raises:
+      UserError: a folder that cannot be written, or that holds another config's run.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+    path = workdir / 'config.json'
+    if path.is_file():
+        check_same_run(path, config)
+    elif (workdir / 'checkpoints').is_dir() and any((workdir / 'checkpoints').iterdir()):
+        raise UserError(f'{workdir} holds checkpoints but no config.json: give another --workdir')
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'cannot write to --workdir={workdir} ({error.strerror}): '
+            'free the path or give another one'
+        ) from error
+    write_json(path, config)
+    return workdir
+
+
+def check_same_run(path: Path, config: dict) -> None:
+    """Raises UserError where the config in the file gives another run than this one."""
+    try:
+        before = flatten(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f'cannot read {path}: {error}; give another --workdir') from error
+    now = flatten(config)
+    absent = '(none)'
+    differing = [
+        f'config.{key}: {before.get(key, absent)} there, {now.get(key, absent)} here'
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key, absent) != now.get(key, absent)
+    ]
+    if differing:
+        more = f' (and {len(differing) - 3} more)' if len(differing) > 3 else ''
+        raise UserError(
+            f'{path.parent} holds a run of another config: {"; ".join(differing[:3])}{more}. '
+            'Give another --workdir, or set these keys as they were'
+        )

@@ -1,0 +1,53 @@
+"""Fixtures: four virtual CPU devices, photographs, the embedded data set and a tiny config."""
+
+import os
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 4)  # before any array: the tests of the mesh need them
+
+from configs import quickstart  # noqa: E402
+from input_pipeline import pipeline  # noqa: E402
+from pgs.evals.object_retention import photographs  # noqa: E402
+from pgs.models import normalize_images  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def photos() -> np.ndarray:
+    """Five photographs, uint8 (5, 224, 224, 3)."""
+    return photographs(224)
+
+
+@pytest.fixture(scope='session')
+def normalized_photos(photos) -> np.ndarray:
+    return np.asarray(normalize_images(photos))
+
+
+@pytest.fixture(scope='session')
+def embeddings() -> np.ndarray:
+    """Stand-ins for patch embeddings, float32 (5, 196, 32)."""
+    return np.random.default_rng(0).normal(size=(5, 196, 32)).astype(np.float32)
+
+
+@pytest.fixture
+def tiny_config():
+    """The quickstart, shrunk: a step takes milliseconds."""
+    config = quickstart.get_config()
+    config.batch_size = 16
+    config.total_steps = 6
+    config.log_every = 1
+    config.checkpoint_every = 2
+    config.model.embed_dim = 16
+    config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
+    config.model.text.update(context_length=16, width=32, layers=2, heads=2)
+    return config
+
+
+@pytest.fixture(scope='session')
+def train_source():
+    return pipeline.open_source(quickstart.get_config().data, 'train')

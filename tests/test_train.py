@@ -1,0 +1,211 @@
+"""The main job end to end: what it writes, and that a break changes nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgs import train as train_module
+from pgs.errors import UserError
+from pgs.metrics import MetricLog, read_metrics
+from pgs.train import Stopped, train
+
+ROOT = Path(__file__).parent.parent
+RESULT_KEYS = [
+    'step', 'loss', 'pairs_per_second', 'mask_ratio_mean', 'text_recall@1', 'text_recall@5',
+    'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention',
+]  # fmt: skip
+
+
+def comparable(workdir):
+    """metrics.jsonl without what a clock measured."""
+    return [
+        {k: v for k, v in r.items() if k != 'pairs_per_second'}
+        for r in read_metrics(workdir / 'metrics.jsonl')
+    ]
+
+
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory):
+    from configs import quickstart
+
+    config = quickstart.get_config()
+    config.update(batch_size=16, total_steps=6, log_every=1, checkpoint_every=2)
+    config.model.embed_dim = 16
+    config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
+    config.model.text.update(context_length=24, width=32, layers=2, heads=2)
+    workdir = tmp_path_factory.mktemp('runs') / 'whole'
+    return config, workdir, train(config, workdir)
+
+
+def test_writes_all_that_the_readme_promises(whole_run):
+    config, workdir, results = whole_run
+    assert list(results) == RESULT_KEYS
+    assert json.loads((workdir / 'results.json').read_text()) == results
+    assert results['step'] == 6
+    assert results['n_eval'] == 424
+    assert results['chance@5'] == pytest.approx(5 / 424)
+    assert 0.3 <= results['mask_ratio_mean'] <= 0.5
+    assert results['object_retention'] > 0.6
+    assert json.loads((workdir / 'config.json').read_text())['masking'] == config.masking.to_dict()
+    for name in ('masks.png', 'curves.png'):
+        assert (workdir / 'figures' / name).read_bytes()[:4] == b'\x89PNG'
+    assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [4, 6]
+    assert list(workdir.glob('events.out.tfevents.*'))
+    records = read_metrics(workdir / 'metrics.jsonl')
+    assert [r['step'] for r in records] == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert 'eval/text_recall@5' in records[0]
+    assert records[1]['loss'] == pytest.approx(np.log(16), rel=0.7)
+
+
+def test_a_crash_and_a_resumption_give_bit_identical_metrics(whole_run, tmp_path, monkeypatch):
+    config, workdir, results = whole_run
+    real_write = MetricLog.write
+
+    def crash_at_five(self, step, scalars):
+        if step == 5:
+            raise RuntimeError('power cut')
+        real_write(self, step, scalars)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricLog, 'write', crash_at_five)
+        with pytest.raises(RuntimeError, match='power cut'):
+            train(config, tmp_path / 'broken')
+    assert max(r['step'] for r in read_metrics(tmp_path / 'broken' / 'metrics.jsonl')) == 4
+    resumed = train(config, tmp_path / 'broken')
+    assert comparable(tmp_path / 'broken') == comparable(workdir)
+    assert {k: v for k, v in resumed.items() if k != 'pairs_per_second'} == {
+        k: v for k, v in results.items() if k != 'pairs_per_second'
+    }
+
+
+def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
+    config, workdir, _ = whole_run
+    real_save = train_module.checkpoint.save
+
+    def interrupt_at_three(manager, step, state, **kwargs):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        real_save(manager, step, state, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.checkpoint, 'save', interrupt_at_three)
+        with pytest.raises(Stopped, match=r'step 3 of 6, checkpoint saved'):
+            train(config, tmp_path / 'stopped')
+    assert (tmp_path / 'stopped' / 'checkpoints' / '3').is_dir()
+    assert not (tmp_path / 'stopped' / 'results.json').exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    train(config, tmp_path / 'stopped')
+    assert 'Resumes at step 3 of 6' in capsys.readouterr().out
+    assert comparable(tmp_path / 'stopped') == comparable(workdir)
+
+
+def test_a_finished_run_is_scored_again_not_trained(whole_run, capsys):
+    config, workdir, results = whole_run
+    before = comparable(workdir)
+    again = train(config, workdir)
+    assert 'Compiled' not in capsys.readouterr().out
+    assert again['text_recall@5'] == results['text_recall@5']
+    assert comparable(workdir)[:7] == before[:7]
+
+
+def test_another_config_in_the_folder_is_refused(whole_run):
+    config, workdir, _ = whole_run
+    other = config.copy_and_resolve_references()
+    other.masking.strategy = 'random'
+    before = sorted(workdir.rglob('*'))
+    with pytest.raises(UserError, match=r'masking\.strategy: pgs there, random here'):
+        train(other, workdir)
+    assert sorted(workdir.rglob('*')) == before
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'words'),
+    [
+        ('masking.strategy', 'pqs', "did you mean 'pgs'"),
+        ('model.image.image_size', 65, 'image_size=65'),
+        ('masking.min_ratio', 0.7, 'min_ratio=0.7'),
+        ('masking.max_ratio', 1.0, 'max_ratio=1.0'),
+        ('batch_size', 10, 'batch_size=10 does not split over 4 devices'),
+        ('batch_size', 0, 'batch_size=0'),
+        ('total_steps', 0, 'total_steps=0'),
+        ('log_every', 0, 'log_every=0'),
+        ('model.dtype', 'float8', "'float8'"),
+        ('model.remat', 'some', "'some'"),
+        ('data.crop_scale', (0.5, 1.5), 'crop_scale'),
+        ('data.name', 'laion', "'laion'"),
+        ('data.train_split', 'test', "no split 'test'"),
+    ],
+)
+def test_bad_config_is_refused_before_anything_is_written(
+    tiny_config, tmp_path, path, value, words
+):
+    tiny_config.update_from_flattened_dict({path: value})
+    with pytest.raises(UserError) as error:
+        train(tiny_config, tmp_path / 'run')
+    assert words in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_diverged_run_says_so(tiny_config, tmp_path):
+    tiny_config.optimizer.update(peak_learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(UserError, match=r'diverged; lower config\.optimizer\.peak_learning_rate'):
+        train(tiny_config, tmp_path)
+
+
+def test_steps_follow_from_the_size_of_the_data(tiny_config, tmp_path, monkeypatch):
+    """2678 steps an epoch for the paper's 10,968,539 pairs at batch 4096."""
+    seen = {}
+    monkeypatch.setattr(
+        train_module, 'build_schedule', lambda _, total: seen.update(total=total) or 1 / 0
+    )
+    tiny_config.total_steps = None
+    tiny_config.epochs = 3
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_config, tmp_path / 'run')
+    assert seen['total'] == 3 * 221  # ceil(3529 / 16)
+    assert -(-10_968_539 // 4096) == 2678
+
+
+@pytest.mark.slow
+def test_main_stops_on_sigterm_and_goes_on(tmp_path):
+    command = [
+        sys.executable, 'main.py', f'--workdir={tmp_path / "run"}', '--config.batch_size=8',
+        '--config.total_steps=200', '--config.log_every=1', '--config.model.image.layers=1',
+        '--config.model.text.layers=1', '--config.model.image.width=32',
+        '--config.model.text.width=32',
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith('step'):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(60) == 130
+    assert 'checkpoint saved' in rest
+    saved = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir())
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f'Resumes at step {saved} of 200' in done.stdout
+    assert done.stdout.count('\nstep ') == 200 - saved
+    assert 'results.json' in done.stdout
+    assert done.stderr == ''  # libraries greet nobody
+
+
+@pytest.mark.slow
+def test_main_exits_with_one_line(tmp_path):
+    for flags in (['--workdir=/proc/run'], ['--config.masking.strategy=pqs']):
+        done = subprocess.run(
+            [sys.executable, 'main.py', *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith('error: ')
+        assert len(done.stderr.strip().splitlines()) == 1
