@@ -6,27 +6,20 @@ import jax
 import orbax.checkpoint as ocp
 
 
-def open_manager(folder: str | Path, *, every: int, keep: int) -> ocp.CheckpointManager:
-    """Manager of <workdir>/checkpoints.
-
-    Args:
-      folder: made when the first checkpoint is written.
-      every: steps between checkpoints.
-      keep: newest checkpoints that stay.
-    """
+def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
+    """Manager of <workdir>/checkpoints, of which the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(
-        save_interval_steps=every, max_to_keep=keep, create=True, cleanup_tmp_directories=True
+        max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state, *, force: bool = False) -> None:
-    """Starts to write the state after `step` steps, if it is due; returns at once.
+def save(manager: ocp.CheckpointManager, step: int, state) -> None:
+    """Starts to write the state after `step` steps, and returns while it is being written.
 
     Orbax copies the arrays to the host before it returns, so that the next step may reuse them.
     """
-    if manager.latest_step() != step:
-        manager.save(step, args=ocp.args.StandardSave(state), force=force)
+    manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
 def restore(manager: ocp.CheckpointManager, state):

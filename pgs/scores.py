@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tqdm
 from jax.sharding import Mesh
 
 from input_pipeline import images as image_ops
@@ -17,7 +18,7 @@ from pgs.metrics import read_metrics
 from pgs.models import CLIP, normalize_images
 from pgs.workdir import write_json
 
-EVAL_BATCH = 128  # pairs a device group embeds at once
+EVAL_BATCH = 64  # pairs that the devices embed at once
 RETENTION_IMAGES = 200
 FIGURE_ROWS = 3  # of the data set, and as many of objects over photographs
 SCORE_NAMES = (
@@ -26,24 +27,37 @@ SCORE_NAMES = (
 )  # fmt: skip
 
 
-def held_out_scorer(config, model: CLIP, mesh: Mesh) -> Callable[[dict], dict]:
-    """params -> retrieval scores on the validation split; all None where there is no such split."""
-    data = config.data
-    if not pipeline.has_split(data, data.validation_split):
-        print(f'{data.name} has no split {data.validation_split!r}: no held-out scores')
+def open_held_out(data) -> pipeline.Source | None:
+    """The validation split of config.data, None where the data set has none."""
+    if pipeline.has_split(data, data.validation_split):
+        return pipeline.open_source(data, data.validation_split)
+    print(f'{data.name} has no split {data.validation_split!r}: no held-out scores')
+    return None
+
+
+def held_out_scorer(config, model: CLIP, mesh: Mesh, source) -> Callable[[dict], dict]:
+    """params -> retrieval scores on a source of pairs; all None where there is no source."""
+    if source is None:
         return lambda params: dict.fromkeys(SCORE_NAMES)
-    source = pipeline.open_source(data, data.validation_split)
     embed = retrieval.make_embed(model, mesh)
-    devices = mesh.size
+    batch_size = -(-EVAL_BATCH // mesh.size) * mesh.size
 
     def score(params) -> dict:
         batches = pipeline.eval_batches(
             source,
-            batch_size=-(-EVAL_BATCH // devices) * devices,
+            batch_size=batch_size,
             image_size=config.model.image.image_size,
             context_length=config.model.text.context_length,
         )
-        return retrieval.evaluate(embed, params, batches, mesh)
+        bar = tqdm.tqdm(
+            batches,
+            total=-(-len(source) // batch_size),
+            desc='Scoring held-out pairs',
+            unit=' batches',
+            delay=10,  # seconds: only long work shows a bar
+            leave=False,
+        )
+        return retrieval.evaluate(embed, params, bar, mesh)
 
     return score
 

@@ -108,9 +108,7 @@ def train(config, workdir: str | Path) -> dict:
     optimizer = build_optimizer(config.optimizer, schedule)
     strategy = configured(config.masking, image.patch_size)
     state = init_state(model, optimizer, config.seed, mesh)
-    manager = checkpoint.open_manager(
-        workdir / 'checkpoints', every=config.checkpoint_every, keep=config.checkpoints_kept
-    )
+    manager = checkpoint.open_manager(workdir / 'checkpoints', keep=config.checkpoints_kept)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
     start = int(state.step)
@@ -129,7 +127,8 @@ def train(config, workdir: str | Path) -> dict:
         )
 
     log = MetricLog(workdir, resume_step=start)
-    score = scores.held_out_scorer(config, model, mesh)
+    held_out_source = scores.open_held_out(config.data)
+    score = scores.held_out_scorer(config, model, mesh, held_out_source)
 
     def log_scores(step):
         held_out = score(state.params)
@@ -137,7 +136,8 @@ def train(config, workdir: str | Path) -> dict:
             log.write(step, {f'eval/{name}': value for name, value in held_out.items()})
         return held_out
 
-    if start == 0:
+    # A run shorter than one pass over the held-out pairs is a smoke test: its start tells nothing.
+    if start == 0 and total * config.batch_size >= len(held_out_source or ()):
         log_scores(0)
 
     # --- Train ---
@@ -207,8 +207,9 @@ def run_loop(state, train_step, batches, mesh, config, manager, log: MetricLog):
                 emit(*pending)
             due = step % config.log_every == 0 or step == total
             pending = (step, metrics) if due else None
-            stop = interrupt.requested
-            checkpoint.save(manager, step, state, force=stop or step == total)
+            stop = interrupt.requested or manager.reached_preemption(step)
+            if stop or step == total or step % config.checkpoint_every == 0:
+                checkpoint.save(manager, step, state)
             if stop:
                 break
             if step < total:

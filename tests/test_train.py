@@ -87,13 +87,13 @@ def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
     config, workdir, _ = whole_run
     real_save = train_module.checkpoint.save
 
-    def interrupt_at_three(manager, step, state, **kwargs):
+    def interrupt_after_two(manager, step, state):
         if step == 2:
             signal.raise_signal(signal.SIGTERM)
-        real_save(manager, step, state, **kwargs)
+        real_save(manager, step, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module.checkpoint, 'save', interrupt_at_three)
+        patch.setattr(train_module.checkpoint, 'save', interrupt_after_two)
         with pytest.raises(Stopped, match=r'step 3 of 6, checkpoint saved'):
             train(config, tmp_path / 'stopped')
     assert (tmp_path / 'stopped' / 'checkpoints' / '3').is_dir()

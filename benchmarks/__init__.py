@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat; docs/performance.md quotes them."""
