@@ -24,8 +24,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Data ---
     config.data = ml_collections.ConfigDict()
-    config.data.name = 'cc12m'  # 'openmoji' (embedded), or a TFDS name under data.dir
-    config.data.dir = '~/tensorflow_datasets'  # where TFDS data sets are
+    config.data.name = 'cc12m'  # 'openmoji' (embedded), or the TFDS name of what is in data.dir
+    config.data.dir = '~/tensorflow_datasets'  # a prepared folder, or TFDS data sets by name
+    config.data.mixture = ()  # rows (name, dir, weight) to train on instead of name and dir
+    config.data.skip_unreadable = False  # leave damaged records out, with a warning, or stop
     config.data.cache_dir = '~/.cache/clip_pgs'  # where the embedded data set is built
     config.data.train_split = 'train'
     config.data.validation_split = 'validation'  # not scored where the data set has none

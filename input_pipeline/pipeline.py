@@ -1,87 +1,50 @@
-"""From a data set and a step to a batch: index, read, decode, augment, tokenise."""
+"""From record sources and a step to a batch: index, read, decode, augment, tokenise."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from input_pipeline import images, openmoji, sampler
+from input_pipeline import images, sampler
+from input_pipeline.sources import captions_of
 from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
 
-Source = Sequence  # of records {'image': bytes, 'captions': [bytes, ...], ...}, random access
 
+class Reader:
+    """Reads records of several sources laid end to end; keeps what went wrong on a thread of tf.data."""
 
-def open_builder(data) -> tfds.core.DatasetBuilder:
-    """The prepared data set that config.data names; the embedded one is built where it is not.
+    def __init__(self, sources: Sequence, context_length: int):
+        self._sources = sources
+        self._starts = np.cumsum([0, *(len(s) for s in sources)])[:-1]
+        self._context_length = context_length
+        self.failure: UserError | None = None
 
-    Raises:
-      UserError: unknown or unprepared data set, or a cache folder that cannot be written.
-    """
-    if data.name != 'openmoji':
-        return open_tfds(data)
-    try:
-        return openmoji.prepare(data.cache_dir)
-    except OSError as error:
-        raise UserError(
-            f'cannot prepare openmoji under config.data.cache_dir={data.cache_dir!r}: {error}; '
-            'give a folder that can be written'
-        ) from error
+    def read(self, indices_b: np.ndarray, caption_draws_b: np.ndarray):
+        """Encoded images (b,) and tokens int32 (b, T); a draw in [0, 1) picks among captions."""
+        try:
+            records = self._records(indices_b)
+        except UserError as error:
+            self.failure = error  # tf.data passes on the text of an error, not the error
+            raise
+        captions = [captions_of(r) for r in records]
+        chosen = [c[int(u * len(c))] for c, u in zip(captions, caption_draws_b, strict=True)]
+        encoded = np.array([r['image'] for r in records], dtype=object)
+        return encoded, tokenize(chosen, self._context_length)
 
-
-def has_split(data, split: str) -> bool:
-    return split in open_builder(data).info.splits
-
-
-def open_source(data, split: str) -> Source:
-    """Opens one split of the data set that config.data names.
-
-    Args:
-      data: config.data, with name, dir and cache_dir.
-      split: of the data set, such as 'train'.
-
-    Returns:
-      A random-access source of records, images still encoded.
-
-    Raises:
-      UserError: as open_builder, and for a split that the data set lacks.
-    """
-    builder = open_builder(data)
-    if split not in builder.info.splits:
-        raise UserError(
-            f'data set {data.name!r} has no split {split!r}: it has {", ".join(builder.info.splits)}'
-        )
-    skipped = {
-        name: tfds.decode.SkipDecoding()
-        for name, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    return builder.as_data_source(split, decoders=skipped)
-
-
-def open_tfds(data) -> tfds.core.DatasetBuilder:
-    """A data set that TFDS has prepared as ArrayRecord under config.data.dir."""
-    folder = os.path.expanduser(data.dir)
-    try:
-        builder = tfds.builder(data.name, data_dir=folder)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        raise UserError(
-            f'config.data.name={data.name!r}: TFDS finds no such data set in '
-            f'config.data.dir={data.dir!r}; prepare it there, or take --config.data.name=openmoji'
-        ) from error
-    if {'image', 'captions'} - set(builder.info.features):
-        raise UserError(f'data set {data.name!r} lacks the features image and captions')
-    return builder
-
-
-def captions_of(record) -> list[str]:
-    return [c.decode('utf-8', 'replace') for c in record['captions']]
+    def _records(self, indices_b: np.ndarray) -> list[dict]:
+        which = np.searchsorted(self._starts, indices_b, side='right') - 1
+        records = [None] * len(indices_b)
+        for number in np.unique(which):
+            slots = np.flatnonzero(which == number)
+            local = (indices_b[slots] - self._starts[number]).tolist()
+            for slot, record in zip(slots, self._sources[number].__getitems__(local), strict=True):
+                records[slot] = record
+        return records
 
 
 def train_batches(
-    source: Source,
+    sources: Sequence[tuple[Sequence, float]],
     *,
     seed: int,
     batch_size: int,
@@ -99,7 +62,7 @@ def train_batches(
     global batch is the same on any number of hosts, and a start at any step costs nothing.
 
     Args:
-      source: records of one split.
+      sources: random-access records {'image': bytes, 'captions': [bytes, ...]}, with weights.
       seed: of the run; shuffling, captions and crops follow from it.
       batch_size: of the global batch; process_count divides it.
       start_step, total_steps: range of steps.
@@ -111,32 +74,34 @@ def train_batches(
     Yields:
       images: uint8 (b, image_size, image_size, 3); tokens: int32 (b, context_length), with
       b = batch_size / process_count.
+
+    Raises:
+      UserError: a record that cannot be read, by file and place; a weight that is too small.
     """
     local = batch_size // process_count
     mine = slice(process_index * local, (process_index + 1) * local)
-
-    def read(indices, caption_draws):
-        records = source.__getitems__(indices.tolist())
-        captions = [captions_of(r) for r in records]
-        chosen = [c[int(u * len(c))] for c, u in zip(captions, caption_draws, strict=True)]
-        encoded = np.array([r['image'] for r in records], dtype=object)
-        return encoded, tokenize(chosen, context_length)
+    reader = Reader([source for source, _ in sources], context_length)
+    lengths = [len(source) for source, _ in sources]
+    weights = [weight for _, weight in sources]
 
     def plan(step):
-        positions = sampler.batch_positions(step, batch_size)
-        indices = sampler.sample_indices(positions, seed=seed, num_examples=len(source))
-        draws = tf.random.stateless_uniform([batch_size], tf.stack([seed, step]))
+        indices = sampler.batch_indices(
+            step, seed=seed, batch_size=batch_size, lengths=lengths, weights=weights
+        )
+        # Drawn for the global batch, so that a sample's crop does not hang on its host.
+        draws = tf.random.stateless_uniform(
+            [batch_size, 1 + images.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
+        )[mine]
         encoded, tokens = tf.numpy_function(
-            read, [indices[mine], draws[mine]], (tf.string, tf.int32), stateful=False
+            reader.read, [indices[mine], draws[:, 0]], (tf.string, tf.int32), stateful=False
         )
         encoded.set_shape([local])
         tokens.set_shape([local, context_length])
-        seeds = tf.stack([tf.fill([local], tf.constant(seed, tf.int64)), positions[mine]], axis=-1)
-        return {'encoded': encoded, 'tokens': tokens, 'seeds': seeds}
+        return {'encoded': encoded, 'tokens': tokens, 'draws': draws[:, 1:]}
 
     def view(sample):
         image = images.random_resized_crop(
-            sample['encoded'], sample['seeds'], image_size=image_size, scale=crop_scale
+            sample['encoded'], sample['draws'], image_size=image_size, scale=crop_scale
         )
         return {'images': image, 'tokens': sample['tokens']}
 
@@ -144,11 +109,21 @@ def train_batches(
     dataset = dataset.map(plan, num_parallel_calls=2, deterministic=True)
     dataset = dataset.unbatch().map(view, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(local, drop_remainder=True).prefetch(2)
-    return dataset.as_numpy_iterator()
+    return with_failures(dataset.as_numpy_iterator(), reader)
+
+
+def with_failures(batches: Iterator, reader: Reader) -> Iterator[dict[str, np.ndarray]]:
+    """The batches; an error of the reader comes as itself and not as tf.data wraps it."""
+    try:
+        yield from batches
+    except tf.errors.OpError:
+        if reader.failure is not None:
+            raise reader.failure from None
+        raise
 
 
 def eval_batches(
-    source: Source, *, batch_size: int, image_size: int, context_length: int
+    source: Sequence, *, batch_size: int, image_size: int, context_length: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """One pass in order over a split, first caption each; the last batch is padded.
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from input_pipeline import images as image_ops
 from input_pipeline import openmoji, pipeline
+from input_pipeline.sources import captions_of
 from pgs import visualize
 from pgs.evals import object_retention, retrieval
 from pgs.masking import STRATEGIES, configured
@@ -25,14 +26,6 @@ SCORE_NAMES = (
     'text_recall@1', 'text_recall@5', 'image_recall@1', 'image_recall@5',
     'chance@1', 'chance@5', 'n_eval',
 )  # fmt: skip
-
-
-def open_held_out(data) -> pipeline.Source | None:
-    """The validation split of config.data, None where the data set has none."""
-    if pipeline.has_split(data, data.validation_split):
-        return pipeline.open_source(data, data.validation_split)
-    print(f'{data.name} has no split {data.validation_split!r}: no held-out scores')
-    return None
 
 
 def held_out_scorer(config, model: CLIP, mesh: Mesh, source) -> Callable[[dict], dict]:
@@ -109,7 +102,7 @@ def draw_masks(config, model: CLIP, params, source, path: Path) -> None:
     own = [image_ops.centre_crop(r['image'], image_size=size).numpy() for r in records]
     mixed, _, names = objects_over_photographs(size, FIGURE_ROWS)
     images = np.concatenate([np.stack(own), mixed])
-    captions = [pipeline.captions_of(r)[0] for r in records]
+    captions = [captions_of(r)[0] for r in records]
     captions += [f'{name}, over a photograph' for name in names]
     visible = {}
     for name in STRATEGIES:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from input_pipeline import pipeline
+from input_pipeline import pipeline, sources
 from pgs import checkpoint, scores, sharding
 from pgs import workdir as workdirs
 from pgs.errors import UserError
@@ -94,10 +94,11 @@ def train(config, workdir: str | Path) -> dict:
     # --- Check, before anything is written ---
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size)
-    source = pipeline.open_source(config.data, config.data.train_split)
+    train_sources = sources.open_train(config.data)
+    pairs = sum(len(source) for source, _ in train_sources)
     config = config.copy_and_resolve_references()
     if config.total_steps is None:
-        config.total_steps = config.epochs * math.ceil(len(source) / config.batch_size)
+        config.total_steps = config.epochs * math.ceil(pairs / config.batch_size)
     total = config.total_steps
     workdir = workdirs.prepare(workdir, config.to_dict())
 
@@ -113,9 +114,10 @@ def train(config, workdir: str | Path) -> dict:
         state = checkpoint.restore(manager, state)
     start = int(state.step)
 
+    names = ' and '.join(row[0] for row in config.data.mixture) or config.data.name
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     print(
-        f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {len(source)} pairs of {config.data.name}, '
+        f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {pairs} pairs of {names}, '
         f'mask {config.masking.strategy}, batch {config.batch_size} on {len(jax.devices())} '
         f'{jax.default_backend()} device(s), {config.model.dtype} precision'
     )
@@ -127,7 +129,9 @@ def train(config, workdir: str | Path) -> dict:
         )
 
     log = MetricLog(workdir, resume_step=start)
-    held_out_source = scores.open_held_out(config.data)
+    held_out_source = sources.open_held_out(config.data)
+    if held_out_source is None:
+        print(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
     score = scores.held_out_scorer(config, model, mesh, held_out_source)
 
     def log_scores(step):
@@ -144,7 +148,7 @@ def train(config, workdir: str | Path) -> dict:
     rate = 0.0
     if start < total:
         batches = pipeline.train_batches(
-            source,
+            train_sources,
             seed=config.seed,
             batch_size=config.batch_size,
             start_step=start,
@@ -170,7 +174,7 @@ def train(config, workdir: str | Path) -> dict:
     # --- Score ---
     held_out = log_scores(total)
     log.close()
-    return scores.finish(config, model, state.params, source, held_out, rate, workdir)
+    return scores.finish(config, model, state.params, train_sources[0][0], held_out, rate, workdir)
 
 
 def run_loop(state, train_step, batches, mesh, config, manager, log: MetricLog):

@@ -12,7 +12,7 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 4)  # before any array: the tests of the mesh need them
 
 from configs import quickstart  # noqa: E402
-from input_pipeline import pipeline  # noqa: E402
+from input_pipeline import sources  # noqa: E402
 from pgs.evals.object_retention import photographs  # noqa: E402
 from pgs.models import normalize_images  # noqa: E402
 
@@ -50,4 +50,4 @@ def tiny_config():
 
 @pytest.fixture(scope='session')
 def train_source():
-    return pipeline.open_source(quickstart.get_config().data, 'train')
+    return sources.open_train(quickstart.get_config().data)[0][0]

@@ -1,64 +1,89 @@
-"""The order of samples: complete, shuffled, and a function of seed and step alone."""
+"""The order of samples: complete, shuffled, mixed, and a function of seed and step alone."""
 
 import numpy as np
 import pytest
 
 from input_pipeline import sampler
+from pgs.errors import UserError
 
 
-def stream(seed, num_examples, batch_size, steps, start=0):
+def stream(seed, batch_size, steps, lengths, start=0, **options):
     return np.concatenate(
         [
-            sampler.sample_indices(
-                sampler.batch_positions(step, batch_size), seed=seed, num_examples=num_examples
+            sampler.batch_indices(
+                step, seed=seed, batch_size=batch_size, lengths=lengths, **options
             ).numpy()
             for step in range(start, start + steps)
         ]
     )
 
 
-@pytest.mark.parametrize(('num_examples', 'batch_size'), [(12, 4), (13, 4), (5, 8), (1, 2)])
-def test_each_sample_once_an_epoch(num_examples, batch_size):
+@pytest.mark.parametrize(('length', 'batch_size'), [(12, 4), (13, 4), (5, 8), (1, 2)])
+def test_each_sample_once_an_epoch(length, batch_size):
     """Also where the batch does not divide the epoch, or is larger than it."""
-    indices = stream(0, num_examples, batch_size, steps=num_examples)
+    indices = stream(0, batch_size, length, [length])
     for epoch in range(batch_size):
-        part = indices[epoch * num_examples : (epoch + 1) * num_examples]
-        assert sorted(part) == list(range(num_examples))
+        part = indices[epoch * length : (epoch + 1) * length]
+        assert sorted(part) == list(range(length))
 
 
 def test_epochs_and_seeds_differ():
-    one, other = stream(0, 100, 100, 2), stream(1, 100, 100, 2)
+    one, other = stream(0, 100, 2, [100]), stream(1, 100, 2, [100])
     assert (one[:100] != one[100:]).any()
     assert (one != other).any()
 
 
-@pytest.mark.parametrize('num_examples', [100, 424, 3529])
-def test_shuffles_well_under_plain_keys(num_examples):
+@pytest.mark.parametrize('length', [100, 424, 3529])
+def test_shuffles_well_under_plain_keys(length):
     """As a true random permutation: about one record in its place, neighbours a third apart."""
     for seed in range(3):
-        in_place, apart = [], []
-        for epoch in range(10):
-            positions = np.arange(num_examples) + epoch * num_examples
-            order = sampler.sample_indices(positions, seed=seed, num_examples=num_examples).numpy()
-            in_place.append((order == np.arange(num_examples)).sum())
-            apart.append(np.abs(np.diff(order)).mean())
-        assert np.mean(in_place) < 4
-        assert max(in_place) < 15
-        assert np.mean(apart) == pytest.approx(num_examples / 3, rel=0.1)
+        orders = stream(seed, length, 10, [length]).reshape(10, length)
+        in_place = (orders == np.arange(length)).sum(axis=1)
+        assert in_place.mean() < 4
+        assert in_place.max() < 15
+        apart = np.abs(np.diff(orders, axis=1)).mean()
+        assert apart == pytest.approx(length / 3, rel=0.1)
 
 
 def test_starts_anywhere():
-    np.testing.assert_array_equal(stream(3, 50, 8, 20)[5 * 8 :], stream(3, 50, 8, 15, start=5))
+    whole = stream(3, 8, 20, [50])
+    np.testing.assert_array_equal(whole[5 * 8 :], stream(3, 8, 15, [50], start=5))
+    mixed = stream(3, 8, 20, [50, 7], weights=(3, 1))
+    np.testing.assert_array_equal(mixed[40:], stream(3, 8, 15, [50, 7], start=5, weights=(3, 1)))
 
 
 def test_far_steps_cost_nothing():
-    last = sampler.sample_indices(
-        sampler.batch_positions(10**9, 4), seed=0, num_examples=12_000_000
-    )
-    assert ((last.numpy() >= 0) & (last.numpy() < 12_000_000)).all()
+    last = stream(0, 4, 1, [12_000_000], start=10**9)
+    assert ((last >= 0) & (last < 12_000_000)).all()
 
 
-def test_neighbours_are_scattered():
-    """A shuffle that keeps runs of neighbours together would repeat the order of the shards."""
-    indices = stream(0, 10_000, 1000, 10)
-    assert np.abs(np.diff(indices)).mean() == pytest.approx(10_000 / 3, rel=0.05)
+@pytest.mark.parametrize('weights', [(1, 1), (3, 1), (0.2, 0.5), (90, 7, 3), (1.0, 2.0, 4.0)])
+def test_a_mixture_keeps_its_weights_and_each_sources_epochs(weights):
+    lengths = [40, 23, 11][: len(weights)]
+    steps, batch_size = 200, 64
+    indices = stream(1, batch_size, steps, lengths, weights=weights).reshape(steps, batch_size)
+    ends = np.cumsum(lengths)
+    source = np.searchsorted(ends, indices, side='right')
+    shares = np.array(weights) / sum(weights)
+    for number, (share, length) in enumerate(zip(shares, lengths, strict=True)):
+        per_batch = (source == number).sum(axis=1)
+        assert np.abs(per_batch - share * batch_size).max() <= 2
+        assert per_batch.sum() == pytest.approx(share * indices.size, abs=2)
+        # All records of the source, once each, before any comes again.
+        drawn = np.concatenate(
+            [np.sort(row[s == number]) for row, s in zip(indices, source, strict=True)]
+        )
+        counts = np.bincount(drawn - (ends[number] - length), minlength=length)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_every_part_of_a_mixed_batch_has_each_source():
+    indices = stream(0, 64, 20, [1000, 1000], weights=(1, 1)).reshape(20, 4, 16)
+    from_first = (indices < 1000).sum(axis=2)
+    assert from_first.min() >= 1
+    assert from_first.max() <= 15
+
+
+def test_a_weight_without_a_sample_in_a_batch_is_named():
+    with pytest.raises(UserError, match=r'weight 0\.001 .* batch of 64'):
+        stream(0, 64, 1, [10, 10], weights=(1, 0.001))

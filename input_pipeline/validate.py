@@ -1,0 +1,132 @@
+"""What may enter a training set: images that decode, captions that say something.
+
+Every rule has a name; a dropped sample is counted under it (docs/data.md explains each).
+"""
+
+import io
+import warnings
+from typing import NamedTuple
+
+from PIL import Image, ImageOps
+
+MIN_SIDE = 16  # pixels: less is less than one patch of ViT-B/16
+MAX_PIXELS = 100_000_000  # by the header, before a pixel is inflated
+MAX_CAPTION_BYTES = 65_536
+# Start-of-frame markers of arithmetic coding, which Pillow reads and TensorFlow does not.
+ARITHMETIC_CODING = (b'\xff\xc9', b'\xff\xca', b'\xff\xcb')
+JPEG_QUALITY = 95  # of what is not stored as it came
+
+REASONS = {
+    'no_image': 'a caption without an image file beside it',
+    'no_caption': 'an image without a caption file beside it',
+    'empty_image': 'an image file of zero bytes',
+    'not_an_image': 'bytes that are no image of a known format, such as an HTML error page',
+    'broken_image': 'an image that does not decode to its end',
+    'image_too_large': f'more than {MAX_PIXELS // 1_000_000} million pixels by its header, or a huge file',
+    'image_too_small': f'a side under {MIN_SIDE} pixels',
+    'empty_caption': 'a caption without a visible character',
+    'caption_not_utf8': 'a caption that is not UTF-8',
+    'caption_too_long': f'a caption of more than {MAX_CAPTION_BYTES} bytes',
+    'duplicate_key': 'a key that the same shard had before',
+    'unsafe_name': 'an absolute name or one with .. in it',
+    'not_a_file': 'a link, device or other special member of a tar',
+    'shard_cut': 'the sample at which a damaged or cut tar ends',
+}
+
+
+class DropError(Exception):
+    """A sample that is left out; args[0] is a key of REASONS."""
+
+
+class CheckedImage(NamedTuple):
+    """JPEG bytes that TensorFlow decodes to RGB, and their size in pixels."""
+
+    jpeg: bytes
+    height: int
+    width: int
+
+
+def check_caption(encoded: bytes) -> str:
+    """A caption's text, outer white space removed.
+
+    Raises:
+      DropError: empty, too long or not UTF-8.
+    """
+    if len(encoded) > MAX_CAPTION_BYTES:
+        raise DropError('caption_too_long')
+    try:
+        text = encoded.decode('utf-8-sig').strip()
+    except UnicodeDecodeError as error:
+        raise DropError('caption_not_utf8') from error
+    if not any(c.isprintable() and not c.isspace() for c in text):
+        raise DropError('empty_caption')
+    return text
+
+
+def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
+    """Decodes an image to its last pixel and gives it as a JPEG.
+
+    A plain upright RGB or grey JPEG is kept byte for byte. All else is encoded again: opacity goes
+    over white, an animation gives its first frame, CMYK, palettes and 16 bits become 8-bit RGB, and
+    an EXIF orientation is applied, so that the stored pixels stand as a person sees them.
+
+    Args:
+      encoded: bytes of any format that Pillow reads.
+      max_side: pixels; a larger image is scaled down to it, bicubic with antialias.
+
+    Raises:
+      DropError: empty, not an image, broken, too large or too small.
+    """
+    if not encoded:
+        raise DropError('empty_image')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow warns of bombs; the limit below refuses them
+            image = Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise DropError('image_too_large') from error
+    except Exception as error:  # Pillow's readers raise many kinds on foreign bytes
+        raise DropError('not_an_image') from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DropError('image_too_large')
+    if min(image.size) < MIN_SIDE:
+        raise DropError('image_too_small')
+    try:
+        image.load()
+        orientation = image.getexif().get(0x0112, 1)
+        plain = image.format == 'JPEG' and image.mode in ('RGB', 'L') and orientation in (0, 1)
+        plain = plain and not any(marker in encoded for marker in ARITHMETIC_CODING)
+        if plain and not (max_side and max(image.size) > max_side):
+            return CheckedImage(encoded, image.height, image.width)
+        return encode_again(image, max_side)
+    except DropError:
+        raise
+    except Exception as error:
+        raise DropError('broken_image') from error
+
+
+def encode_again(image: Image.Image, max_side: int | None) -> CheckedImage:
+    """Any loaded image as an upright 8-bit RGB JPEG, its longer side at most max_side."""
+    image = to_rgb(ImageOps.exif_transpose(image))
+    if max_side and max(image.size) > max_side:
+        factor = max_side / max(image.size)
+        size = tuple(max(1, round(side * factor)) for side in image.size)
+        if min(size) < MIN_SIDE:
+            raise DropError('image_too_small')
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, 'JPEG', quality=JPEG_QUALITY)
+    return CheckedImage(buffer.getvalue(), image.height, image.width)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; opacity over white, 16-bit grey scaled by 1/257 and not clipped."""
+    if image.mode.startswith('I') or image.mode == 'F':
+        deep = image.mode != 'F' and (image.mode.startswith('I;16') or image.getextrema()[1] > 255)
+        image = image.convert('F').point(lambda v: v * (1 / 257 if deep else 1.0) + 0.0)
+        return image.convert('L').convert('RGB')
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        white = Image.new('RGBA', image.size, 'white')
+        return Image.alpha_composite(white, image).convert('RGB')
+    return image.convert('RGB')
