@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
 from input_pipeline import raw_samples, records
 from input_pipeline.validate import REASONS, DropError, check_caption, check_image
@@ -214,7 +214,7 @@ def verify(out: str) -> int:
     Raises:
       UserError: a shard that is damaged, a record that does not decode, a count that is off.
     """
-    from input_pipeline.pipeline import open_folder, record_location
+    from input_pipeline.sources import open_folder
 
     folder = Path(out).expanduser().absolute()
     source = open_folder(folder)
@@ -224,7 +224,7 @@ def verify(out: str) -> int:
             check_image(record['image'])
             check_caption(record['captions'][0])
         except Exception as error:
-            where = record_location(source, index)
+            where = source.location(index)
             raise UserError(f'{where} is damaged: {error!r}; delete that shard and its report '
                             f'in {STATE}/, then prepare again') from error  # fmt: skip
     expected = json.loads((folder / 'report.json').read_text())['kept']
@@ -250,6 +250,7 @@ def describe(result: dict, out: str) -> str:
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise UserError(f'{argv[1]!r} is no flag: see --help')

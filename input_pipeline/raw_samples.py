@@ -104,8 +104,9 @@ def tar_samples(shard: Shard) -> Iterator[RawSample]:
             yield RawSample(key, parts.get('image'), parts.get('caption'), defect)
 
     try:
-        with tarfile.open(shard.path, 'r|*') as tar:
+        with open(shard.path, 'rb') as file, tarfile.open(fileobj=file, mode='r|') as tar:
             for member in tar:
+                tar.members.clear()  # tarfile would keep every header
                 if member.isdir():
                     continue
                 defect = member_defect(member)
@@ -122,6 +123,10 @@ def tar_samples(shard: Shard) -> Iterator[RawSample]:
                     continue
                 key = member_key
                 add_part(parts, suffix.lower(), member, tar)
+            # tarfile takes a cut between two members, and a damaged header, for the end
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError('the end mark is missing')
             yield from finish()
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         # What came before is whole; the sample that the tar breaks off in is not.

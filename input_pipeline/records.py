@@ -25,6 +25,13 @@ def features():
     )
 
 
+@functools.cache
+def serializer():
+    from tensorflow_datasets.core import example_serializer
+
+    return example_serializer.ExampleSerializer(features().get_serialized_info())
+
+
 def shard_name(index: int, count: int) -> str:
     return f'{NAME}-{SPLIT}.array_record-{index:05}-of-{count:05}'
 
@@ -42,7 +49,9 @@ class ShardWriter:
         return self
 
     def write(self, example: dict) -> None:
-        record = features().serialize_example(example)
+        proto = serializer().get_tf_example(features().encode_example(example))
+        # Without `deterministic` each process orders the features in its own way.
+        record = proto.SerializeToString(deterministic=True)
         self.bytes += len(record)
         self._writer.write(record)
 
@@ -74,5 +83,6 @@ def write_metadata(folder: Path, shard_lengths: list[int], num_bytes: int) -> No
         split_infos=[info],
         version=VERSION,
         filename_template=template,
+        check_data=False,  # it would read by tf.data, which ArrayRecord has no part in
         description='Image-text pairs, checked and prepared for training.',
     )

@@ -1,0 +1,1 @@
+"""CC12M as a TFDS data set, by Apache Beam."""
