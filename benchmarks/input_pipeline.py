@@ -91,7 +91,8 @@ def rate(batches, per_batch: int) -> float:
     start, count = time.perf_counter(), 0
     for _ in batches:
         count += per_batch
-    return count / (time.perf_counter() - start)
+        end = time.perf_counter()  # not after the loop: tf.data can take a second to wind up
+    return count / (end - start)
 
 
 def decode_alone(encoded: list[bytes]) -> float:

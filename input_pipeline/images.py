@@ -1,10 +1,12 @@
 """Decoding and views of images in tf.data graphs; all randomness comes in as numbers."""
 
-import math
+import io
+import struct
 
 import cykooz_resizer
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop, which the recipe uses
 ATTEMPTS = 10
@@ -49,60 +51,86 @@ def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) ->
     return tf.numpy_function(resize_array, [image, height, width], tf.uint8, stateful=False)
 
 
-def crop_box(
-    height: tf.Tensor, width: tf.Tensor, draws: tf.Tensor, scale: tuple[float, float]
-) -> tf.Tensor:
-    """Box of a random resized crop, as torchvision draws it.
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """(height, width) by the header of an encoded image, in microseconds for a JPEG.
+
+    Raises:
+      ValueError: no known image.
+    """
+    if encoded[:2] == b'\xff\xd8':
+        at = 2
+        while at + 9 <= len(encoded) and encoded[at] == 0xFF:
+            marker = encoded[at + 1]
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+                return struct.unpack('>HH', encoded[at + 5 : at + 9])
+            at += 1 if marker == 0xFF else 2 + int.from_bytes(encoded[at + 2 : at + 4])
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise ValueError(f'no image: {error}') from error
+
+
+def crop_boxes(
+    sizes_Bx2: np.ndarray, draws_BxU: np.ndarray, scale: tuple[float, float]
+) -> np.ndarray:
+    """Boxes of random resized crops, as torchvision draws them.
 
     Area uniform in scale, aspect ratio log-uniform in [3/4, 4/3]; the first of ten draws that
     fits; else the largest centred box of an allowed aspect ratio.
 
     Args:
-      height, width: int32 scalars, pixels.
-      draws: float32 (DRAWS,) in [0, 1); the same draws give the same box.
+      sizes_Bx2: heights and widths, pixels.
+      draws_BxU: (B, DRAWS) in [0, 1); the same draws give the same boxes.
       scale: smallest and largest share of the image's area.
 
     Returns:
-      int32 (4,): top, left, box height, box width.
+      int32 (B, 4): top, left, box height, box width.
     """
-    h, w = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    low, high = (math.log(r) for r in ASPECT_RATIOS)
-    area = h * w * (scale[0] + (scale[1] - scale[0]) * draws[:ATTEMPTS])
-    ratio = tf.exp(low + (high - low) * draws[ATTEMPTS:-2])
-    sides = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio])))  # heights, widths
-    fits = tf.reduce_all((sides >= 1.0) & (sides <= tf.stack([h, w])[:, None]), axis=0)
-    drawn = sides[:, tf.argmax(fits)]
+    sizes = np.asarray(sizes_Bx2, np.float64)
+    draws = np.asarray(draws_BxU, np.float64)
+    area = sizes.prod(axis=1, keepdims=True) * (scale[0] + np.ptp(scale) * draws[:, :ATTEMPTS])
+    low, high = np.log(ASPECT_RATIOS)
+    ratio = np.exp(low + (high - low) * draws[:, ATTEMPTS:-2])
+    sides_BxAx2 = np.round(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1)))
+    fits_BxA = ((sides_BxAx2 >= 1) & (sides_BxAx2 <= sizes[:, None])).all(axis=-1)
+    drawn = np.take_along_axis(sides_BxAx2, fits_BxA.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+    any_fits = fits_BxA.any(axis=1, keepdims=True)
 
-    bounded = tf.clip_by_value(w / h, *ASPECT_RATIOS)
-    whole = tf.round(tf.stack([w / bounded, h * bounded]))
-    whole = tf.clip_by_value(whole, 1.0, tf.stack([h, w]))
-    room = tf.stack([h, w]) - tf.where(tf.reduce_any(fits), drawn, whole)
-    place = tf.where(tf.reduce_any(fits), tf.floor(draws[-2:] * (room + 1.0)), room // 2.0)
-    return tf.cast(tf.concat([place, tf.stack([h, w]) - room], axis=0), tf.int32)
+    aspect = np.clip(sizes[:, 1:] / sizes[:, :1], *ASPECT_RATIOS)
+    whole = np.round(np.concatenate([sizes[:, 1:] / aspect, sizes[:, :1] * aspect], axis=1))
+    box = np.where(any_fits, drawn, np.clip(whole, 1, sizes))
+    room = sizes - box
+    place = np.where(any_fits, np.floor(draws[:, -2:] * (room + 1)), room // 2)
+    return np.concatenate([place, box], axis=1).astype(np.int32)
 
 
-def random_resized_crop(
-    encoded: tf.Tensor, draws: tf.Tensor, *, image_size: int, scale: tuple[float, float]
-) -> tf.Tensor:
-    """Training view: encoded bytes to uint8 (image_size, image_size, 3).
+def cropped(encoded_G: tf.Tensor, boxes_Gx4: tf.Tensor, *, image_size: int) -> tf.Tensor:
+    """Training views of a few images: their boxes as uint8 (G, image_size, image_size, 3).
 
-    A JPEG is decoded inside its crop only.
+    A JPEG is decoded inside its box only. G is known when the graph is built.
     """
 
-    def from_jpeg():
-        shape = tf.image.extract_jpeg_shape(encoded)
-        box = crop_box(shape[0], shape[1], draws, scale)
-        return tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT)
+    def decode_box(encoded, box):
+        def from_other():
+            top, left, height, width = tf.unstack(box)
+            return decode(encoded)[top : top + height, left : left + width]
 
-    def from_other():
-        image = decode(encoded)
-        top, left, height, width = tf.unstack(
-            crop_box(tf.shape(image)[0], tf.shape(image)[1], draws, scale)
+        return tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT),
+            from_other,
         )
-        return image[top : top + height, left : left + width]
 
-    image = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
-    return tf.ensure_shape(resize(image, image_size, image_size), [image_size, image_size, 3])
+    def resize_all(*decoded):
+        return np.stack([resize_array(image, image_size, image_size) for image in decoded])
+
+    decoded = [
+        decode_box(encoded, box)
+        for encoded, box in zip(tf.unstack(encoded_G), tf.unstack(boxes_Gx4), strict=True)
+    ]
+    views = tf.numpy_function(resize_all, decoded, tf.uint8, stateful=False)
+    return tf.ensure_shape(views, [len(decoded), image_size, image_size, 3])
 
 
 def centre_crop(encoded: tf.Tensor, *, image_size: int) -> tf.Tensor:

@@ -3,22 +3,20 @@
 python -m input_pipeline.inspect DIR [--sheet=FILE.png] [--sample=10000]
 """
 
+import argparse
 import io
 import sys
 from pathlib import Path
 
 import numpy as np
 import tqdm
-from absl import app, flags, logging
+from absl import logging
 from matplotlib.figure import Figure
 from PIL import Image
 
 from input_pipeline.sources import Records, captions_of, open_folder
 from input_pipeline.tokenizer import CONTEXT_LENGTH, tokenize
 from pgs.errors import UserError
-
-SHEET = flags.DEFINE_string('sheet', None, 'Contact sheet; DIR/contact_sheet.png where not set.')
-SAMPLE = flags.DEFINE_integer('sample', 10_000, 'Records to look at, spread evenly.', lower_bound=1)
 
 SHEET_ROWS, SHEET_COLUMNS, THUMBNAIL = 5, 8, 128
 BAR = 40  # characters of the longest bar
@@ -107,15 +105,22 @@ def inspect(folder: str, sheet: str | None, sample: int) -> str:
     return '\n'.join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     logging.set_verbosity(logging.WARNING)
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.inspect', description=__doc__.splitlines()[0]
+    )
+    parser.add_argument('folder', help='a prepared data set')
+    parser.add_argument('--sheet', help='contact sheet; contact_sheet.png there where not set')
+    parser.add_argument('--sample', type=int, default=10_000, help='records to look at')
+    args = parser.parse_args()
     try:
-        if len(argv) != 2:
-            raise UserError('give one prepared folder: python -m input_pipeline.inspect DIR')
-        print(inspect(argv[1], SHEET.value, SAMPLE.value))
+        if args.sample < 1:
+            raise UserError(f'--sample={args.sample} must be at least 1')
+        print(inspect(args.folder, args.sheet, args.sample))
     except UserError as error:
         sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

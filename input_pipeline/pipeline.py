@@ -1,5 +1,6 @@
 """From record sources and a step to a batch: index, read, decode, augment, tokenise."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,27 +11,35 @@ from input_pipeline.sources import captions_of
 from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
 
+GROUP = 20  # images that one call decodes and resizes: what a call costs is shared
+
 
 class Reader:
     """Reads records of several sources laid end to end; keeps what went wrong on a thread of tf.data."""
 
-    def __init__(self, sources: Sequence, context_length: int):
+    def __init__(self, sources: Sequence, context_length: int, crop_scale: tuple[float, float]):
         self._sources = sources
+        self._crop_scale = crop_scale
         self._starts = np.cumsum([0, *(len(s) for s in sources)])[:-1]
         self._context_length = context_length
         self.failure: UserError | None = None
 
-    def read(self, indices_b: np.ndarray, caption_draws_b: np.ndarray):
-        """Encoded images (b,) and tokens int32 (b, T); a draw in [0, 1) picks among captions."""
+    def read(self, indices_b: np.ndarray, draws_bxU: np.ndarray):
+        """Encoded images (b,), crop boxes int32 (b, 4), tokens int32 (b, T).
+
+        The draws are uniform in [0, 1): the first picks among captions, the rest make the crop.
+        """
         try:
             records = self._records(indices_b)
         except UserError as error:
             self.failure = error  # tf.data passes on the text of an error, not the error
             raise
         captions = [captions_of(r) for r in records]
-        chosen = [c[int(u * len(c))] for c, u in zip(captions, caption_draws_b, strict=True)]
+        chosen = [c[int(u * len(c))] for c, u in zip(captions, draws_bxU[:, 0], strict=True)]
+        sizes = [images.image_size(r['image']) for r in records]
+        boxes = images.crop_boxes(sizes, draws_bxU[:, 1:], self._crop_scale)
         encoded = np.array([r['image'] for r in records], dtype=object)
-        return encoded, tokenize(chosen, self._context_length)
+        return encoded, boxes, tokenize(chosen, self._context_length)
 
     def _records(self, indices_b: np.ndarray) -> list[dict]:
         which = np.searchsorted(self._starts, indices_b, side='right') - 1
@@ -80,7 +89,8 @@ def train_batches(
     """
     local = batch_size // process_count
     mine = slice(process_index * local, (process_index + 1) * local)
-    reader = Reader([source for source, _ in sources], context_length)
+    group = max(n for n in range(1, GROUP + 1) if local % n == 0)
+    reader = Reader([source for source, _ in sources], context_length, crop_scale)
     lengths = [len(source) for source, _ in sources]
     weights = [weight for _, weight in sources]
 
@@ -92,23 +102,31 @@ def train_batches(
         draws = tf.random.stateless_uniform(
             [batch_size, 1 + images.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
         )[mine]
-        encoded, tokens = tf.numpy_function(
-            reader.read, [indices[mine], draws[:, 0]], (tf.string, tf.int32), stateful=False
+        encoded, boxes, tokens = tf.numpy_function(
+            reader.read, [indices[mine], draws], (tf.string, tf.int32, tf.int32), stateful=False
         )
-        encoded.set_shape([local])
-        tokens.set_shape([local, context_length])
-        return {'encoded': encoded, 'tokens': tokens, 'draws': draws[:, 1:]}
+        return {
+            'encoded': tf.reshape(encoded, [-1, group]),
+            'boxes': tf.reshape(boxes, [-1, group, 4]),
+            'tokens': tf.reshape(tokens, [-1, group, context_length]),
+        }
 
-    def view(sample):
-        image = images.random_resized_crop(
-            sample['encoded'], sample['draws'], image_size=image_size, scale=crop_scale
-        )
-        return {'images': image, 'tokens': sample['tokens']}
+    def view(samples):
+        views = images.cropped(samples['encoded'], samples['boxes'], image_size=image_size)
+        return {'images': views, 'tokens': samples['tokens']}
+
+    def joined(groups):
+        return {
+            'images': tf.reshape(groups['images'], [local, image_size, image_size, 3]),
+            'tokens': tf.reshape(groups['tokens'], [local, context_length]),
+        }
 
     dataset = tf.data.Dataset.range(start_step, total_steps)
     dataset = dataset.map(plan, num_parallel_calls=2, deterministic=True)
-    dataset = dataset.unbatch().map(view, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(local, drop_remainder=True).prefetch(2)
+    dataset = dataset.unbatch()
+    # A fixed number: autotuning starts at one and takes thousands of images to find its way.
+    dataset = dataset.map(view, num_parallel_calls=2 * os.cpu_count(), deterministic=True)
+    dataset = dataset.batch(local // group, drop_remainder=True).map(joined).prefetch(2)
     return with_failures(dataset.as_numpy_iterator(), reader)
 
 

@@ -9,6 +9,7 @@ the same command. At the end the folder holds record shards that training reads
 (--config.data.dir=DIR), report.json with what was kept and dropped, and dropped.jsonl.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import json
@@ -18,23 +19,12 @@ import sys
 from pathlib import Path
 
 import tqdm
-from absl import app, flags, logging
+from absl import logging
 
 from input_pipeline import raw_samples, records
-from input_pipeline.validate import REASONS, DropError, check_caption, check_image
+from input_pipeline.validate import MIN_SIDE, REASONS, DropError, check_caption, check_image
 from pgs.errors import UserError
 from pgs.workdir import write_json
-
-SOURCE = flags.DEFINE_string('source', None, 'Tar pattern with braces, folder of tars, or a .tsv.')
-IMAGES = flags.DEFINE_string('images', None, 'Folder of the images of a .tsv.')
-OUT = flags.DEFINE_string('out', None, 'Folder of the prepared data set.')
-MAX_SIDE = flags.DEFINE_integer(
-    'max_side', None, 'Scale larger images down to this many pixels.', lower_bound=32
-)
-WORKERS = flags.DEFINE_integer(
-    'workers', None, 'Processes; all cores where not set.', lower_bound=1
-)
-VERIFY = flags.DEFINE_bool('verify', False, 'Read all records again and check them.')
 
 STATE = 'shards'  # folder of one report a shard: what is in it is finished
 
@@ -249,29 +239,45 @@ def describe(result: dict, out: str) -> str:
     return '\n'.join(lines)
 
 
-def main(argv: list[str]) -> None:
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='python -m input_pipeline.prepare',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--source', help='tar pattern with braces, folder of tars, or a .tsv')
+    parser.add_argument('--images', help='folder of the images of a .tsv')
+    parser.add_argument('--out', required=True, help='folder of the prepared data set')
+    parser.add_argument('--max_side', type=int, help='scale larger images down to this many pixels')
+    parser.add_argument('--workers', type=int, help='processes; all cores where not set')
+    parser.add_argument('--verify', action='store_true', help='read all records again, check them')
+    return parser.parse_args()
+
+
+def main() -> None:
     logging.set_verbosity(logging.WARNING)
+    args = parse_arguments()
     try:
-        if len(argv) > 1:
-            raise UserError(f'{argv[1]!r} is no flag: see --help')
-        if not OUT.value:
-            raise UserError('--out=DIR is missing: the folder of the prepared data set')
-        if not VERIFY.value or SOURCE.value:
-            if not SOURCE.value:
-                raise UserError("--source is missing: give '.../{00000..01242}.tar' or pairs.tsv")
+        for name, least in (('max_side', MIN_SIDE), ('workers', 1)):
+            value = getattr(args, name)
+            if value is not None and value < least:
+                raise UserError(f'--{name}={value} must be at least {least}')
+        if not (args.source or args.verify):
+            raise UserError("--source is missing: give '.../{00000..01242}.tar' or pairs.tsv")
+        if args.source:
             result = prepare(
-                SOURCE.value,
-                OUT.value,
-                images=IMAGES.value,
-                max_side=MAX_SIDE.value,
-                workers=WORKERS.value,
+                args.source,
+                args.out,
+                images=args.images,
+                max_side=args.max_side,
+                workers=args.workers,
             )
-            print(describe(result, OUT.value))
-        if VERIFY.value:
-            print(f'All {verify(OUT.value)} records of {OUT.value} are whole')
+            print(describe(result, args.out))
+        if args.verify:
+            print(f'All {verify(args.out)} records of {args.out} are whole')
     except UserError as error:
         sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

@@ -57,14 +57,13 @@ class ShardWriter:
 
     def __exit__(self, kind, *_):
         try:
-            self._writer.close()
-        finally:
+            self._writer.close()  # writes what it held back: here a full disk shows
             if kind is None:
                 with open(self._partial, 'rb') as file:
                     os.fsync(file.fileno())
                 os.replace(self._partial, self._path)
-            else:
-                self._partial.unlink(missing_ok=True)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def write_metadata(folder: Path, shard_lengths: list[int], num_bytes: int) -> None:

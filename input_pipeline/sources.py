@@ -87,6 +87,11 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
                 'give a folder that can be written'
             ) from error
     path = os.path.expanduser(folder)
+    if '://' in path:
+        raise UserError(
+            f'config.data.dir={folder!r}: ArrayRecord reads local paths only; mount the bucket '
+            '(gcsfuse) or copy the data set to a local disk'
+        )
     try:
         if (Path(path) / 'dataset_info.json').is_file():
             builder = tfds.builder_from_directory(path)

@@ -18,6 +18,11 @@ def test_an_absent_data_set_is_an_error_with_a_remedy(tmp_path):
         sources.open_train(data_config(dir=str(tmp_path)))
 
 
+def test_a_bucket_is_refused_with_a_remedy():
+    with pytest.raises(UserError, match=r'gs://bucket/cc12m.*mount the bucket'):
+        sources.open_train(data_config(dir='gs://bucket/cc12m'))
+
+
 def test_an_absent_split_is_named():
     data = quickstart.get_config().data
     data.train_split = 'test'

@@ -1,8 +1,10 @@
 """Token ids against OpenCLIP's."""
 
+import html
 import json
 from pathlib import Path
 
+import ftfy
 import numpy as np
 import pytest
 
@@ -28,6 +30,15 @@ def test_truncation_keeps_the_end_token(length):
     assert ids[0, -1] == END_OF_TEXT
     assert (ids[0] != 0).all()
     assert ids[1].argmax() == min(2, length - 1)
+
+
+def test_plain_ascii_needs_no_mending():
+    """The short cut in `clean` rests on this."""
+    rng = np.random.default_rng(0)
+    alphabet = [chr(c) for c in range(0x20, 0x7F) if chr(c) != '&']
+    for _ in range(500):
+        text = ''.join(rng.choice(alphabet, 40))
+        assert html.unescape(html.unescape(ftfy.fix_text(text))) == text
 
 
 def test_no_text_and_empty_text():
