@@ -29,23 +29,6 @@ from pgs.workdir import write_json
 STATE = 'shards'  # folder of one report a shard: what is in it is finished
 
 
-def check_pair(sample: raw_samples.RawSample, max_side: int | None) -> dict:
-    """The example of a raw sample, for `records.features`.
-
-    Raises:
-      DropError: with the reason for which it is left out.
-    """
-    if sample.defect:
-        raise DropError(sample.defect)
-    if sample.image is None:
-        raise DropError('no_image')
-    if sample.caption is None:
-        raise DropError('no_caption')
-    caption = check_caption(sample.caption)
-    image = check_image(sample.image, max_side)
-    return {'image': image.jpeg, 'captions': [caption], 'key': sample.key}
-
-
 _images: raw_samples.ImageFolder | None = None  # of a worker process, scanned once
 
 
@@ -69,7 +52,7 @@ def prepare_shard(
     with records.ShardWriter(folder / records.shard_name(index, count)) as writer:
         for sample in raw_samples_of(shard):
             try:
-                writer.write(check_pair(sample, max_side))
+                writer.write(records.example_of(sample, max_side))
                 kept += 1
             except DropError as drop:
                 reason = drop.args[0]
@@ -277,6 +260,8 @@ def main() -> None:
             print(f'All {verify(args.out)} records of {args.out} are whole')
     except UserError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('\nstopped: finished shards are kept, the same command goes on')
 
 
 if __name__ == '__main__':

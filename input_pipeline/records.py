@@ -6,6 +6,9 @@ from pathlib import Path
 
 from array_record.python import array_record_module
 
+from input_pipeline.raw_samples import RawSample
+from input_pipeline.validate import DropError, check_caption, check_image
+
 NAME = 'pairs'  # of data sets that prepare writes, and of their files
 SPLIT = 'train'
 VERSION = '1.0.0'
@@ -30,6 +33,27 @@ def serializer():
     from tensorflow_datasets.core import example_serializer
 
     return example_serializer.ExampleSerializer(features().get_serialized_info())
+
+
+def example_of(sample: RawSample, max_side: int | None = None) -> dict:
+    """A raw sample, checked, as an example of `features`.
+
+    Args:
+      sample: as found.
+      max_side: pixels; a larger image is scaled down to it.
+
+    Raises:
+      DropError: with the reason for which the sample is left out.
+    """
+    if sample.defect:
+        raise DropError(sample.defect)
+    if sample.image is None:
+        raise DropError('no_image')
+    if sample.caption is None:
+        raise DropError('no_caption')
+    caption = check_caption(sample.caption)
+    image = check_image(sample.image, max_side)
+    return {'image': image.jpeg, 'captions': [caption], 'key': sample.key}
 
 
 def shard_name(index: int, count: int) -> str:

@@ -11,7 +11,6 @@ import os
 import tensorflow_datasets as tfds
 
 from input_pipeline import raw_samples, records
-from input_pipeline.prepare import check_pair
 from input_pipeline.validate import DropError
 
 
@@ -21,7 +20,7 @@ def examples_of(path: str):
     shard = os.path.basename(path).removesuffix('.tar')
     for sample in raw_samples.tar_samples(raw_samples.Shard(path)):
         try:
-            example = check_pair(sample, None)
+            example = records.example_of(sample)
         except DropError as drop:
             beam.metrics.Metrics.counter('dropped', drop.args[0]).inc()
             continue

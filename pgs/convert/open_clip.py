@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -145,8 +146,6 @@ def load_open_clip(weights_path: str | Path, config_path: str | Path) -> tuple[C
 
 def check_shapes(model: CLIP, described: dict, params: dict) -> None:
     """Raises UserError where a parameter's shape is not the model's own."""
-    import jax
-
     size = described['image']['image_size']
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, described['text']['context_length']), jnp.int32)
