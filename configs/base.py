@@ -26,7 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     config.data.name = 'cc12m'  # 'openmoji' (embedded), or the TFDS name of what is in data.dir
     config.data.dir = '~/tensorflow_datasets'  # a prepared folder, or TFDS data sets by name
-    config.data.mixture = ()  # rows (name, dir, weight) to train on instead of name and dir
+    # Rows (name, dir, weight) to train on; name and dir are then what is scored alone.
+    config.data.mixture = ()
     config.data.skip_unreadable = False  # leave damaged records out, with a warning, or stop
     config.data.cache_dir = '~/.cache/clip_pgs'  # where the embedded data set is built
     config.data.train_split = 'train'

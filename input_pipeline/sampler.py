@@ -12,6 +12,21 @@ from pgs.errors import UserError
 ROUNDS = 16
 
 
+def batch_shares(weights: Sequence[float], batch_size: int) -> np.ndarray:
+    """Shares of the sources, float64, summing to 1.
+
+    Raises:
+      UserError: a weight too small for one sample a batch.
+    """
+    shares = np.asarray(weights, np.float64) / np.sum(weights)
+    if len(shares) > 1 and (shares * batch_size).min() < 1.0:
+        raise UserError(
+            f'config.data.mixture: weight {weights[int(shares.argmin())]} gives less than one '
+            f'sample in a batch of {batch_size}: raise it, or batch_size'
+        )
+    return shares
+
+
 def permuted(positions: tf.Tensor, key: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Element-wise keyed permutations of range(size).
 
@@ -56,12 +71,7 @@ def batch_indices(
     Raises:
       UserError: a weight too small for one sample a batch.
     """
-    shares = np.asarray(weights, np.float64) / np.sum(weights)
-    if len(shares) > 1 and (shares * batch_size).min() < 1.0:
-        raise UserError(
-            f'config.data.mixture: weight {weights[int(shares.argmin())]} gives less than one '
-            f'sample in a batch of {batch_size}: raise it, or batch_size'
-        )
+    shares = batch_shares(weights, batch_size)
     # Source s has had floor(c_s x) - floor(c_(s-1) x) samples when x have gone by in all, c being
     # the cumulated shares: whole numbers that add up to x and never run backwards.
     cumulated = np.concatenate([[0.0], np.cumsum(shares)])

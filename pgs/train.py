@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from input_pipeline import pipeline, sources
+from input_pipeline import pipeline, sampler, sources
 from pgs import checkpoint, scores, sharding
 from pgs import workdir as workdirs
 from pgs.errors import UserError
@@ -95,6 +95,8 @@ def train(config, workdir: str | Path) -> dict:
     check_config(config)
     mesh = sharding.make_mesh(config.batch_size)
     train_sources = sources.open_train(config.data)
+    sampler.batch_shares([weight for _, weight in train_sources], config.batch_size)
+    held_out_source = sources.open_held_out(config.data)
     pairs = sum(len(source) for source, _ in train_sources)
     config = config.copy_and_resolve_references()
     if config.total_steps is None:
@@ -129,7 +131,6 @@ def train(config, workdir: str | Path) -> dict:
         )
 
     log = MetricLog(workdir, resume_step=start)
-    held_out_source = sources.open_held_out(config.data)
     if held_out_source is None:
         print(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
     score = scores.held_out_scorer(config, model, mesh, held_out_source)

@@ -139,12 +139,17 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('data.crop_scale', (0.5, 1.5), 'crop_scale'),
         ('data.name', 'laion', "'laion'"),
         ('data.train_split', 'test', "no split 'test'"),
+        ('data.mixture', (('openmoji', '', 99.0), ('openmoji', '', 1.0)), 'weight 1.0'),
+        ('data.mixture', (('openmoji', ''),), 'must be (name, dir, weight above 0)'),
+        ('data.dir', 'gs://bucket', 'mount the bucket'),
     ],
 )
 def test_bad_config_is_refused_before_anything_is_written(
     tiny_config, tmp_path, path, value, words
 ):
     tiny_config.update_from_flattened_dict({path: value})
+    if path == 'data.dir':
+        tiny_config.data.name = 'pairs'
     with pytest.raises(UserError) as error:
         train(tiny_config, tmp_path / 'run')
     assert words in str(error.value)
