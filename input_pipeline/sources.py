@@ -92,16 +92,19 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
             f'config.data.dir={folder!r}: ArrayRecord reads local paths only; mount the bucket '
             '(gcsfuse) or copy the data set to a local disk'
         )
+    absent = UserError(
+        f'config.data.name={name!r}: no prepared data set in config.data.dir={folder!r}; '
+        'prepare one (docs/data.md), or take --config.data.name=openmoji'
+    )
     try:
         if (Path(path) / 'dataset_info.json').is_file():
             builder = tfds.builder_from_directory(path)
         else:
             builder = tfds.builder(name, data_dir=path)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError) as error:
-        raise UserError(
-            f'config.data.name={name!r}: no prepared data set in config.data.dir={folder!r}; '
-            'prepare one (docs/data.md), or take --config.data.name=openmoji'
-        ) from error
+        raise absent from error
+    if not builder.info.splits:  # a name that TFDS knows, and that nobody has built here
+        raise absent
     if {'image', 'captions'} - set(builder.info.features):
         raise UserError(f'data set {name!r} in {folder!r} lacks the features image and captions')
     return builder

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -218,12 +217,8 @@ def test_a_write_that_fails_leaves_no_shard(tmp_path):
         f'--out={tmp_path / "out"}', '--workers=1',
     ]  # fmt: skip
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
-
-    failed = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=limit
-    )
+    limited = ['bash', '-c', 'ulimit -f 150; exec "$0" "$@"', *command]  # in units of 1 kB
+    failed = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith(f'error: cannot go on with {tmp_path}/1.tar: ')

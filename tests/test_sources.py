@@ -18,6 +18,14 @@ def test_an_absent_data_set_is_an_error_with_a_remedy(tmp_path):
         sources.open_train(data_config(dir=str(tmp_path)))
 
 
+def test_a_name_that_tfds_knows_but_nobody_built(tmp_path):
+    from input_pipeline.cc12m import cc12m_dataset_builder
+
+    assert cc12m_dataset_builder.Builder.name == 'cc12m'  # imported, so TFDS knows it
+    with pytest.raises(UserError, match=r"'cc12m': no prepared data set in"):
+        sources.open_train(data_config(dir=str(tmp_path)))
+
+
 def test_a_bucket_is_refused_with_a_remedy():
     with pytest.raises(UserError, match=r'gs://bucket/cc12m.*mount the bucket'):
         sources.open_train(data_config(dir='gs://bucket/cc12m'))
