@@ -1,8 +1,5 @@
 """Object retention: how much of a known object a mask leaves visible (docs/masking.md)."""
 
-from collections.abc import Callable
-
-import jax
 import numpy as np
 from einops import reduce
 from skimage import data, transform
@@ -78,8 +75,3 @@ def retention(selection: PatchSelection, object_NxL: np.ndarray) -> float:
 def at_half(masking: dict) -> dict:
     """config.masking with a masked fraction of 0.5, at which retention is defined."""
     return masking | {'min_ratio': 0.5, 'max_ratio': 0.5, 'mask_ratio': 0.5}
-
-
-def object_retention(select: Callable, images_NxHxWx3: jax.Array, object_NxL: np.ndarray) -> float:
-    """Retention of a strategy, images normalised float32; select(images) -> PatchSelection."""
-    return retention(jax.device_get(select(images_NxHxWx3)), object_NxL)

@@ -62,8 +62,3 @@ def evaluate(embed, params, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
     if not (np.isfinite(image_features).all() and np.isfinite(text_features).all()):
         raise FloatingPointError('the model gives features that are not finite: it has diverged')
     return retrieval_scores(image_features, text_features)
-
-
-def mean_recall(scores: dict, k: int) -> float:
-    """Recall at k, mean over both directions."""
-    return 0.5 * (scores[f'text_recall@{k}'] + scores[f'image_recall@{k}'])
