@@ -1,6 +1,5 @@
 """What the benchmarks share: a step to time, the machine's matmul peak, honest repetition."""
 
-import functools
 import json
 import platform
 import statistics
@@ -15,6 +14,7 @@ from absl import logging
 from configs import vitb16_pgs
 from pgs import sharding
 from pgs.masking import configured
+from pgs.masking.strategies import selection_shape
 from pgs.models import build_model
 from pgs.optimizer import build_optimizer, build_schedule
 from pgs.step import init_state, jit_train_step, make_train_step
@@ -59,7 +59,7 @@ def make_parts(config):
 
 
 def compiled_step(config, mesh):
-    """(compiled train step, batch on the devices) for donated states of `fresh_state`."""
+    """(compiled train step, fresh state, batch on the devices)."""
     model, optimizer, schedule, strategy = make_parts(config)
     step = make_train_step(model, optimizer, schedule, strategy, seed=0, total_steps=1000)
     state = init_state(model, optimizer, 0, mesh)
@@ -91,14 +91,8 @@ def spread(seconds: list[float]) -> dict[str, float]:
 def image_tokens(config) -> int:
     """Tokens that the image tower runs on: kept patches, padding too, and the class token."""
     image = config.model.image
-    length = (image.image_size // image.patch_size) ** 2
     strategy = configured(config.masking, image.patch_size)
-    selection = jax.eval_shape(
-        functools.partial(strategy, progress=0.0),
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, image.image_size, image.image_size, 3), jnp.float32),
-        jax.ShapeDtypeStruct((1, length, image.width), jnp.float32),
-    )
+    selection = selection_shape(strategy, image.image_size, image.patch_size)
     return selection.keep_ids.shape[1] + 1
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 from benchmarks import common
 from input_pipeline import pipeline, prepare, sources
 from input_pipeline.validate import check_image
+from pgs.evals.object_retention import PHOTOGRAPHS
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each measurement.', lower_bound=1)
@@ -38,7 +39,6 @@ OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Where t
 SIZE = (480, 360)
 SHARDS = 4
 BATCH = 100
-PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
 
 # Runs under the other Python: images a second of open_clip's own loader over one pass of the tars.
 OPEN_CLIP_LOADER = """

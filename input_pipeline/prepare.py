@@ -27,8 +27,6 @@ from pgs.errors import UserError
 from pgs.workdir import write_json
 
 STATE = 'shards'  # folder of one report a shard: what is in it is finished
-
-
 _images: raw_samples.ImageFolder | None = None  # of a worker process, scanned once
 
 
@@ -74,7 +72,7 @@ def open_plan(source: str, images: str | None, out: Path, max_side: int | None):
     if source.endswith('.tsv') != bool(images):
         raise UserError('a .tsv needs --images=DIR, the folder of its images, and a tar takes none')
     if images:
-        raw_samples.ImageFolder(images)
+        raw_samples.check_image_folder(images)
     shards, missing = raw_samples.find_shards(source)
     plan = {'shards': [list(s) for s in shards], 'images': images, 'max_side': max_side}
     path = out / STATE / 'plan.json'
@@ -127,11 +125,11 @@ def prepare(
         initializer=start_worker,
         initargs=(images,),
     )
-    total = sum(os.path.getsize(s.path) for s in shards if not s.rows) or len(shards)
-    weight = [os.path.getsize(s.path) if not s.rows else 1 for s in shards]
+    by_rows = images is not None
+    weight = [1 if by_rows else os.path.getsize(s.path) for s in shards]
     bar = tqdm.tqdm(
-        total=total, initial=sum(weight[i] for i in reports), desc='Preparing',
-        unit='B' if total > len(shards) else ' shards', unit_scale=total > len(shards),
+        total=sum(weight), initial=sum(weight[i] for i in reports), desc='Preparing',
+        unit=' shards' if by_rows else 'B', unit_scale=not by_rows,
     )  # fmt: skip
     try:
         futures = {

@@ -3,6 +3,7 @@
 Nothing here is ever written to disk, whatever a member of a tar is called.
 """
 
+import os
 import re
 import tarfile
 import urllib.parse
@@ -168,6 +169,17 @@ def tsv_shards(path: Path) -> list[Shard]:
     return shards
 
 
+def check_image_folder(folder: str) -> None:
+    """Raises UserError for what is no readable folder, without the scan that `ImageFolder` makes."""
+    if not Path(folder).is_dir():
+        raise UserError(f'--images={folder} is no folder: give the folder of the images')
+    try:
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot read --images={folder}: {error.strerror}') from error
+
+
 class ImageFolder:
     """Finds the image of a TSV's row: by the URL's file name, or by the row's number.
 
@@ -177,15 +189,10 @@ class ImageFolder:
 
     def __init__(self, folder: str):
         self._by_name: dict[str, Path] = {}
-        try:
-            if not Path(folder).is_dir():
-                raise UserError(f'--images={folder} is no folder: give the folder of the images')
-            for path in sorted(Path(folder).rglob('*')):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    self._by_name.setdefault(path.name, path)
-                    self._by_name.setdefault(path.stem, path)
-        except OSError as error:
-            raise UserError(f'cannot read --images={folder}: {error.strerror}') from error
+        for path in sorted(Path(folder).rglob('*')):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                self._by_name.setdefault(path.name, path)
+                self._by_name.setdefault(path.stem, path)
 
     def read(self, row: int, url: str) -> bytes | None:
         """The image's bytes, None where the folder lacks it."""

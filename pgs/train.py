@@ -1,6 +1,5 @@
 """The main job: train(config, workdir), from start-up to scores and figures."""
 
-import functools
 import math
 import signal
 import time
@@ -14,6 +13,7 @@ from pgs import checkpoint, scores, sharding
 from pgs import workdir as workdirs
 from pgs.errors import UserError
 from pgs.masking import configured
+from pgs.masking.strategies import selection_shape
 from pgs.metrics import MetricLog, Progress
 from pgs.models import build_model
 from pgs.optimizer import build_optimizer, build_schedule
@@ -46,14 +46,8 @@ def check_config(config) -> None:
     image = config.model.image
     build_model(config.model, dtype=compute_dtype(config.model.dtype))
     strategy = configured(config.masking, image.patch_size)
-    length = (image.image_size // image.patch_size) ** 2
-    # Tracing a strategy checks its options against the number of patches; nothing is computed.
-    jax.eval_shape(
-        functools.partial(strategy, progress=0.0),
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, image.image_size, image.image_size, 3), jnp.float32),
-        jax.ShapeDtypeStruct((1, length, image.width), jnp.float32),
-    )
+    # Tracing a strategy checks its options against the number of patches.
+    selection_shape(strategy, image.image_size, image.patch_size)
 
 
 class Stopped(Exception):

@@ -34,18 +34,19 @@ def embeddings() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(5, 196, 32)).astype(np.float32)
 
 
-@pytest.fixture
-def tiny_config():
+def shrunk_quickstart(total_steps: int):
     """The quickstart, shrunk: a step takes milliseconds."""
     config = quickstart.get_config()
-    config.batch_size = 16
-    config.total_steps = 6
-    config.log_every = 1
-    config.checkpoint_every = 2
+    config.update(batch_size=16, total_steps=total_steps, log_every=1, checkpoint_every=2)
     config.model.embed_dim = 16
     config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
-    config.model.text.update(context_length=16, width=32, layers=2, heads=2)
+    config.model.text.update(context_length=24, width=32, layers=2, heads=2)
     return config
+
+
+@pytest.fixture
+def tiny_config():
+    return shrunk_quickstart(total_steps=6)
 
 
 @pytest.fixture(scope='session')

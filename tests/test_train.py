@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import shrunk_quickstart
 
 from pgs import train as train_module
 from pgs.errors import UserError
@@ -31,13 +32,7 @@ def comparable(workdir):
 
 @pytest.fixture(scope='module')
 def whole_run(tmp_path_factory):
-    from configs import quickstart
-
-    config = quickstart.get_config()
-    config.update(batch_size=16, total_steps=30, log_every=1, checkpoint_every=2)
-    config.model.embed_dim = 16
-    config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
-    config.model.text.update(context_length=24, width=32, layers=2, heads=2)
+    config = shrunk_quickstart(total_steps=30)
     workdir = tmp_path_factory.mktemp('runs') / 'whole'
     return config, workdir, train(config, workdir)
 

@@ -204,6 +204,21 @@ def pgs(*args, **options) -> PatchSelection:
     return pgs_steps(*args, **options).selection
 
 
+def selection_shape(strategy: Callable, image_size: int, patch_size: int) -> PatchSelection:
+    """Shapes and dtypes that a configured strategy gives for one image; nothing is computed.
+
+    Raises:
+      UserError: options that do not fit the number of patches.
+    """
+    length = (image_size // patch_size) ** 2
+    return jax.eval_shape(
+        functools.partial(strategy, progress=0.0),
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32),
+        jax.ShapeDtypeStruct((1, length, 1), jnp.float32),
+    )
+
+
 STRATEGIES: dict[str, Callable[..., PatchSelection]] = {'none': none, 'random': random, 'pgs': pgs}
 
 
