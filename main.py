@@ -4,6 +4,7 @@
 
 Without --config it runs configs/quickstart.py: minutes on a laptop's CPU, nothing to download.
 Without --workdir it writes to a dated folder under runs/. The same --workdir again resumes.
+On a pod or cluster, start the same command on every host, with one --workdir (docs/pods.md).
 Every key of configs/base.py is a flag: --config.total_steps=100 --config.masking.strategy=random
 """
 
@@ -30,18 +31,24 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
 
+    import jax
     import tensorflow as tf
 
-    from pgs.train import Stopped, train
+    from pgs import distributed
+    from pgs.interrupt import Stopped
+    from pgs.train import train
 
     tf.config.set_visible_devices([], 'GPU')  # the accelerators are JAX's
     dated = os.path.join('runs', datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     try:
+        distributed.start()
+        if jax.process_count() > 1 and not WORKDIR.value:
+            raise UserError('several processes need one --workdir that all of them see')
         train(CONFIG.value, WORKDIR.value or dated)
     except UserError as error:
         sys.exit(f'error: {error}')
     except Stopped as stopped:
-        print(stopped)
+        distributed.say(stopped)
         sys.exit(130)
 
 

@@ -17,10 +17,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 32  # passes over the data, where total_steps is not set
     config.total_steps = config_dict.placeholder(int)  # None: epochs * ceil(pairs / batch_size)
 
+    # --- Devices and memory ---
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = -1  # devices that split the batch alone; -1: all that fsdp leaves
+    config.mesh.fsdp = 1  # devices that split parameters and optimiser as well
+    config.microbatches = 1  # parts of the batch that are embedded one after the other, exactly
+
     # --- What is written, in steps ---
     config.log_every = 100
     config.checkpoint_every = 1000
     config.checkpoints_kept = 2
+    config.profile_steps = 0  # steps to trace for TensorBoard's profiler, after the first few
 
     # --- Data ---
     config.data = ml_collections.ConfigDict()
@@ -64,6 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking.edge_weight = 8.0  # pgs: beta, how much an edge protects its patch
     config.masking.epsilon = 0.1  # pgs: entropy of the transport
     config.masking.threshold = 1.0  # pgs: balanced similarity L * P from which patches are alike
+    config.masking.budget_group = 16  # pgs: images that share a token budget, if min < max_ratio
+    config.masking.long_share = 0.5  # pgs: of these, with room for min_ratio; 1: all, by padding
     config.masking.use_edges = True  # pgs: ED of the paper's ablation
     config.masking.use_transport = True  # pgs: OTN of the paper's ablation
 
@@ -75,4 +84,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.beta2 = 0.98
     config.optimizer.epsilon = 1e-6
     config.optimizer.weight_decay = 0.2  # on matrices alone
+    config.optimizer.mu_dtype = 'float32'  # of the first moment: 'bfloat16' saves 2 bytes a weight
     return config

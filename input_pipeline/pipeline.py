@@ -62,33 +62,32 @@ def train_batches(
     image_size: int,
     context_length: int,
     crop_scale: tuple[float, float],
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of steps start_step .. total_steps - 1; each depends on (seed, step) alone.
 
-    Every host computes the indices of the global batch and reads its own slice, so that the
+    Every host computes the indices of the global batch and reads its own rows, so that the
     global batch is the same on any number of hosts, and a start at any step costs nothing.
 
     Args:
       sources: random-access records {'image': bytes, 'captions': [bytes, ...]}, with weights.
       seed: of the run; shuffling, captions and crops follow from it.
-      batch_size: of the global batch; process_count divides it.
+      batch_size: of the global batch.
       start_step, total_steps: range of steps.
       image_size: pixels.
       context_length: tokens of a caption.
       crop_scale: area of the random resized crop, as shares of the image.
-      process_index, process_count: this host among all.
+      rows: which rows of the global batch this host reads, ascending; None for all.
 
     Yields:
       images: uint8 (b, image_size, image_size, 3); tokens: int32 (b, context_length), with
-      b = batch_size / process_count.
+      b the number of rows.
 
     Raises:
       UserError: a record that cannot be read, by file and place; a weight that is too small.
     """
-    local = batch_size // process_count
-    mine = slice(process_index * local, (process_index + 1) * local)
+    rows = np.arange(batch_size) if rows is None else rows
+    local = len(rows)
     group = max(n for n in range(1, GROUP + 1) if local % n == 0)
     reader = Reader([source for source, _ in sources], context_length, crop_scale)
     lengths = [len(source) for source, _ in sources]
@@ -101,9 +100,10 @@ def train_batches(
         # Drawn for the global batch, so that a sample's crop does not hang on its host.
         draws = tf.random.stateless_uniform(
             [batch_size, 1 + images.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
-        )[mine]
+        )
+        mine = [tf.gather(indices, rows), tf.gather(draws, rows)]
         encoded, boxes, tokens = tf.numpy_function(
-            reader.read, [indices[mine], draws], (tf.string, tf.int32, tf.int32), stateful=False
+            reader.read, mine, (tf.string, tf.int32, tf.int32), stateful=False
         )
         return {
             'encoded': tf.reshape(encoded, [-1, group]),

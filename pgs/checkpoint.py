@@ -1,17 +1,19 @@
 """Checkpoints by Orbax: asynchronous, atomic, one folder a step."""
 
-from pathlib import Path
+import os
 
 import jax
 import orbax.checkpoint as ocp
 
+from pgs.workdir import absolute
 
-def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
+
+def open_manager(folder: str | os.PathLike, *, keep: int) -> ocp.CheckpointManager:
     """Manager of <workdir>/checkpoints, of which the newest `keep` stay."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=True, cleanup_tmp_directories=True
     )
-    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+    return ocp.CheckpointManager(absolute(folder), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state) -> None:

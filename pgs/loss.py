@@ -1,25 +1,117 @@
-"""The contrastive loss."""
+"""The contrastive loss, in memory that does not grow with the square of the batch."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
-import optax
+
+from pgs.sharding import split_batch, whole
+
+# Columns of the logits that exist at one time. At 64 devices and a batch of 32768, a device then
+# holds 512 x 4096 of them (8 MB) and not 512 x 32768, let alone all.
+CHUNK = 4096
 
 
 def info_nce(
-    image_features_BxE: jax.Array, text_features_BxE: jax.Array, logit_scale: jax.Array
+    image_features_BxE: jax.Array,
+    text_features_BxE: jax.Array,
+    logit_scale: jax.Array,
+    *,
+    chunk: int = CHUNK,
 ) -> jax.Array:
     """Mean of image-to-text and text-to-image cross entropy over the global batch (CLIP, eq. 1-2).
+
+    Each device works on the rows of its own pairs against all others, chunk by chunk, with a
+    running log-sum-exp. The backward pass computes the logits again from the features and the
+    two vectors of log-sums, so that nothing of size B x B is kept. What devices exchange is the
+    features and these vectors, gathered; each then has the gradient of its own features whole.
 
     Args:
       image_features_BxE, text_features_BxE: float32, unit norm; row i of both is one pair.
       logit_scale: scalar factor on the cosines.
+      chunk: columns of the logits at one time.
 
     Returns:
       float32 scalar; log(B) for features that tell nothing.
     """
-    logits_BxB = logit_scale * jnp.einsum(
-        'ie,je->ij', image_features_BxE, text_features_BxE, precision=jax.lax.Precision.HIGHEST
-    )
-    labels = jnp.arange(logits_BxB.shape[0])
-    xent = optax.softmax_cross_entropy_with_integer_labels
-    return 0.5 * (xent(logits_BxB, labels).mean() + xent(logits_BxB.T, labels).mean())
+    return _info_nce(image_features_BxE, text_features_BxE, jnp.asarray(logit_scale), chunk)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _info_nce(image_BxE, text_BxE, scale, chunk):
+    return _forward(image_BxE, text_BxE, scale, chunk)[0]
+
+
+def _forward(image_BxE, text_BxE, scale, chunk):
+    all_image, all_text = whole(image_BxE), whole(text_BxE)
+    image_lse_B = log_sum_exp(image_BxE, all_text, scale, chunk)
+    text_lse_B = log_sum_exp(text_BxE, all_image, scale, chunk)
+    own_B = scale * jnp.sum(image_BxE * text_BxE, axis=-1)
+    loss = jnp.mean(0.5 * (image_lse_B + text_lse_B) - own_B)
+    residuals = (image_BxE, text_BxE, all_image, all_text, scale, image_lse_B, text_lse_B)
+    return loss, residuals
+
+
+def _backward(chunk, residuals, gradient):
+    image_BxE, text_BxE, all_image, all_text, scale, image_lse_B, text_lse_B = residuals
+    half = 0.5 * gradient / image_BxE.shape[0]
+
+    def pull(rows_BxE, own_BxE, row_lse_B, columns, column_lse):
+        """Gradient of one side's features, from both directions' softmax."""
+        mixed_BxE = attend(rows_BxE, columns, scale, row_lse_B, whole(column_lse), chunk)
+        return half * scale * (mixed_BxE - 2.0 * own_BxE)
+
+    image_gradient = pull(image_BxE, text_BxE, image_lse_B, all_text, text_lse_B)
+    text_gradient = pull(text_BxE, image_BxE, text_lse_B, all_image, image_lse_B)
+    # The loss depends on scale * image alone, so its derivatives by the two are one product apart.
+    scale_gradient = jnp.sum(image_gradient * image_BxE) / scale
+    return image_gradient, text_gradient, scale_gradient
+
+
+_info_nce.defvjp(_forward, _backward)
+
+
+def chunks(columns_BxE: jax.Array, values_B: jax.Array, chunk: int):
+    """(n, chunk, E) and (n, chunk): columns in chunks, the last one padded with `inf` values."""
+    size = columns_BxE.shape[0]
+    chunk = min(chunk, size)
+    short = -size % chunk
+    columns = jnp.pad(columns_BxE, ((0, short), (0, 0)))
+    values = jnp.pad(values_B, (0, short), constant_values=jnp.inf)
+    return columns.reshape(-1, chunk, columns.shape[-1]), values.reshape(-1, chunk)
+
+
+def products(rows_BxE: jax.Array, columns_CxE: jax.Array) -> jax.Array:
+    return jnp.einsum('be,ce->bc', rows_BxE, columns_CxE, precision=jax.lax.Precision.HIGHEST)
+
+
+def log_sum_exp(rows_BxE, columns, scale, chunk) -> jax.Array:
+    """log sum_j exp(scale * row_i . column_j), (B,)."""
+
+    def add(carry, part):
+        top_B, total_B = carry
+        columns_CxE, offset_C = part
+        logits_BxC = scale * products(rows_BxE, columns_CxE) - offset_C
+        new_top_B = jnp.maximum(top_B, logits_BxC.max(axis=-1))
+        total_B = total_B * jnp.exp(top_B - new_top_B)
+        return (new_top_B, total_B + jnp.exp(logits_BxC - new_top_B[:, None]).sum(axis=-1)), None
+
+    size = rows_BxE.shape[0]
+    start = split_batch(jnp.full((size,), -jnp.inf)), split_batch(jnp.zeros((size,)))
+    parts = chunks(columns, jnp.zeros(columns.shape[0]), chunk)
+    (top_B, total_B), _ = jax.lax.scan(add, start, parts)
+    return top_B + jnp.log(total_B)
+
+
+def attend(rows_BxE, columns, scale, row_lse_B, column_lse, chunk) -> jax.Array:
+    """sum_j (softmax of row i at j + softmax of column j at i) * column_j, (B, E)."""
+
+    def add(total_BxE, part):
+        columns_CxE, lse_C = part
+        logits_BxC = scale * products(rows_BxE, columns_CxE)
+        own_BxC = jnp.where(jnp.isinf(lse_C), 0.0, jnp.exp(logits_BxC - row_lse_B[:, None]))
+        weights_BxC = own_BxC + jnp.exp(logits_BxC - lse_C)
+        return total_BxE + products(weights_BxC, columns_CxE.T), None
+
+    start = split_batch(jnp.zeros_like(rows_BxE))
+    return jax.lax.scan(add, start, chunks(columns, column_lse, chunk))[0]

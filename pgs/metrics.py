@@ -3,9 +3,9 @@
 import json
 import os
 import time
-from pathlib import Path
 
 from clu import metric_writers
+from etils import epath
 
 
 def format_seconds(seconds: float) -> str:
@@ -15,10 +15,11 @@ def format_seconds(seconds: float) -> str:
     return f'{hours}:{minutes:02}:{secs:02}' if hours else f'{minutes}:{secs:02}'
 
 
-def read_metrics(path: str | Path) -> list[dict]:
+def read_metrics(path: str | os.PathLike) -> list[dict]:
     """Records of a metrics.jsonl, oldest first; a last line that was cut off is left out."""
     records = []
-    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+    path = epath.Path(path)
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -30,27 +31,34 @@ class MetricLog:
     """Writes scalars by step.
 
     A run that resumes at step n takes back the lines after n: it will write them again, so that
-    the file ends as that of a run without a break.
+    the file ends as that of a run without a break. Without a workdir nothing is written: of
+    several processes one writes for all.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int):
+    def __init__(self, workdir: epath.Path | None, *, resume_step: int):
+        self._file = None
+        if workdir is None:
+            return
         self._path = workdir / 'metrics.jsonl'
         kept = [r for r in read_metrics(self._path) if r['step'] <= resume_step]
         partial = self._path.with_suffix('.partial')
         partial.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-        os.replace(partial, self._path)
+        partial.replace(self._path)
         self._file = self._path.open('a')
         # Events go out from a thread of their own: the loop does not wait for a slow disk.
         self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
+        if self._file is None:
+            return
         self._file.write(json.dumps({'step': step} | scalars) + '\n')
         self._file.flush()
         self._tensorboard.write_scalars(step, scalars)
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        if self._file is not None:
+            self._file.close()
+            self._tensorboard.close()
 
 
 class Progress:

@@ -3,6 +3,8 @@
 import flax
 import optax
 
+from pgs.errors import UserError
+
 # OpenCLIP's rule: gains, biases, the class token and the logit scale are not decayed. Layers are
 # stacked here, so a name tells what the number of dimensions does not.
 NOT_DECAYED = {'scale', 'bias', 'class_token', 'logit_scale'}
@@ -38,14 +40,22 @@ def build_optimizer(optimizer, learning_rate) -> optax.GradientTransformation:
     """AdamW, decoupled weight decay on matrices only.
 
     Args:
-      optimizer: config.optimizer, with beta1, beta2, epsilon and weight_decay.
+      optimizer: config.optimizer, with beta1, beta2, epsilon, weight_decay and mu_dtype.
       learning_rate: a constant or a schedule.
+
+    Raises:
+      UserError: unknown mu_dtype.
     """
+    if optimizer.mu_dtype not in ('float32', 'bfloat16'):
+        raise UserError(
+            f'config.optimizer.mu_dtype={optimizer.mu_dtype!r} is unknown: take float32 or bfloat16'
+        )
     return optax.adamw(
         learning_rate,
         b1=optimizer.beta1,
         b2=optimizer.beta2,
         eps=optimizer.epsilon,
         weight_decay=optimizer.weight_decay,
+        mu_dtype=optimizer.mu_dtype,
         mask=decay_mask,
     )

@@ -1,17 +1,18 @@
 """What a trained model is worth: held-out recall, object retention, figures, results.json."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
 import tqdm
+from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline import images as image_ops
 from input_pipeline import openmoji, pipeline
 from input_pipeline.sources import captions_of
 from pgs import visualize
+from pgs.distributed import is_primary
 from pgs.evals import object_retention, retrieval
 from pgs.masking import STRATEGIES, configured
 from pgs.masking.edges import edge_scores
@@ -49,6 +50,7 @@ def held_out_scorer(config, model: CLIP, mesh: Mesh, source) -> Callable[[dict],
             unit=' batches',
             delay=10,  # seconds: only long work shows a bar
             leave=False,
+            disable=not is_primary(),
         )
         return retrieval.evaluate(embed, params, bar, mesh)
 
@@ -93,7 +95,7 @@ def mean_object_retention(config, model: CLIP, params) -> float:
     return object_retention.retention(jax.device_get(select(params, images)), objects)
 
 
-def draw_masks(config, model: CLIP, params, source, path: Path) -> None:
+def draw_masks(config, model: CLIP, params, source, path: epath.Path) -> None:
     """figures/masks.png: a few images of the data set, then objects over photographs."""
     image = config.model.image
     size, patch = image.image_size, image.patch_size
@@ -116,7 +118,9 @@ def draw_masks(config, model: CLIP, params, source, path: Path) -> None:
     visualize.save(figure, path)
 
 
-def finish(config, model: CLIP, params, source, scores: dict, rate: float, workdir: Path) -> dict:
+def finish(
+    config, model: CLIP, params, source, scores: dict, rate: float, workdir: epath.Path
+) -> dict:
     """Draws the figures, writes results.json and prints the summary.
 
     Args:
@@ -147,7 +151,7 @@ def finish(config, model: CLIP, params, source, scores: dict, rate: float, workd
     return results
 
 
-def summary(results: dict, records: list[dict], workdir: Path) -> str:
+def summary(results: dict, records: list[dict], workdir: epath.Path) -> str:
     """The last lines on the console."""
     lines = [
         '',

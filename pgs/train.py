@@ -1,34 +1,21 @@
 """The main job: train(config, workdir), from start-up to scores and figures."""
 
 import math
-import signal
+import os
 import time
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from input_pipeline import pipeline, sampler, sources
-from pgs import checkpoint, scores, sharding
+from pgs import checkpoint, distributed, scores, sharding
 from pgs import workdir as workdirs
+from pgs.build import build
+from pgs.distributed import say
 from pgs.errors import UserError
-from pgs.masking import configured
-from pgs.masking.strategies import selection_shape
+from pgs.interrupt import Interrupt, Stopped
 from pgs.metrics import MetricLog, Progress
-from pgs.models import build_model
-from pgs.optimizer import build_optimizer, build_schedule
-from pgs.step import init_state, jit_train_step, make_train_step
-
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-
-
-def compute_dtype(name: str):
-    """The dtype that config.model.dtype names; 'auto' is float32 on CPU, bfloat16 elsewhere."""
-    if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    if name not in DTYPES:
-        raise UserError(f'config.model.dtype={name!r} is unknown: take auto, float32 or bfloat16')
-    return DTYPES[name]
+from pgs.profile import Profile
+from pgs.step import check_microbatches, init_state, lower_train_step
 
 
 def check_config(config) -> None:
@@ -43,52 +30,32 @@ def check_config(config) -> None:
         raise UserError(
             f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
         )
-    image = config.model.image
-    build_model(config.model, dtype=compute_dtype(config.model.dtype))
-    strategy = configured(config.masking, image.patch_size)
-    # Tracing a strategy checks its options against the number of patches.
-    selection_shape(strategy, image.image_size, image.patch_size)
+    if config.profile_steps < 0:
+        raise UserError(f'config.profile_steps={config.profile_steps} must be at least 0')
+    build(config, total_steps=config.total_steps or 1, platform=jax.default_backend())
 
 
-class Stopped(Exception):
-    """An interrupt ended the run after a step; its checkpoint is complete."""
-
-
-class Interrupt:
-    """Turns Ctrl-C and a scheduler's SIGTERM into a request to stop after the running step."""
-
-    def __enter__(self):
-        self.requested = False
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number, frame):
-        del frame
-        self.requested = True
-        signal.signal(number, self._before[number])  # a second one stops at once
-
-    def __exit__(self, *exc):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def train(config, workdir: str | Path) -> dict:
+def train(config, workdir: str | os.PathLike) -> dict:
     """Trains the model that config describes, or resumes it, then scores it.
+
+    Where several processes run the job, all call this with the same arguments.
 
     Args:
       config: as configs/base.py; not changed.
-      workdir: folder for config.json, metrics.jsonl, checkpoints/, figures/, results.json.
+      workdir: folder or gs:// address, for config.json, metrics.jsonl, checkpoints/, figures/,
+        results.json; all processes see the same one.
 
     Returns:
-      The content of results.json.
+      The content of results.json; {} on all processes but the first.
 
     Raises:
       UserError: bad config, data or folder, before anything is written; a diverged loss.
     """
     # --- Check, before anything is written ---
     check_config(config)
-    mesh = sharding.make_mesh(config.batch_size)
-    train_sources = sources.open_train(config.data)
+    mesh = sharding.make_mesh(config.mesh, config.batch_size)
+    check_microbatches(config.batch_size, config.microbatches, mesh.size)
+    train_sources = distributed.primary_first(lambda: sources.open_train(config.data))
     sampler.batch_shares([weight for _, weight in train_sources], config.batch_size)
     held_out_source = sources.open_held_out(config.data)
     pairs = sum(len(source) for source, _ in train_sources)
@@ -96,15 +63,13 @@ def train(config, workdir: str | Path) -> dict:
     if config.total_steps is None:
         config.total_steps = config.epochs * math.ceil(pairs / config.batch_size)
     total = config.total_steps
-    workdir = workdirs.prepare(workdir, config.to_dict())
+    workdir = workdirs.absolute(workdir)
+    distributed.on_primary(lambda: workdirs.prepare(workdir, config.to_dict()))
 
     # --- Build ---
     image, text = config.model.image, config.model.text
-    model = build_model(config.model, dtype=compute_dtype(config.model.dtype))
-    schedule = build_schedule(config.optimizer, total)
-    optimizer = build_optimizer(config.optimizer, schedule)
-    strategy = configured(config.masking, image.patch_size)
-    state = init_state(model, optimizer, config.seed, mesh)
+    job = build(config, total_steps=total, platform=jax.default_backend())
+    state = init_state(job.model, job.optimizer, config.seed, mesh)
     manager = checkpoint.open_manager(workdir / 'checkpoints', keep=config.checkpoints_kept)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
@@ -112,22 +77,24 @@ def train(config, workdir: str | Path) -> dict:
 
     names = ' and '.join(row[0] for row in config.data.mixture) or config.data.name
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    print(
+    hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    axes = f' (data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]})' if mesh.size > 1 else ''
+    say(
         f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {pairs} pairs of {names}, '
-        f'mask {config.masking.strategy}, batch {config.batch_size} on {len(jax.devices())} '
-        f'{jax.default_backend()} device(s), {config.model.dtype} precision'
+        f'mask {config.masking.strategy}, batch {config.batch_size} on {mesh.size} '
+        f'{jax.default_backend()} device(s){axes}{hosts}, {config.model.dtype} precision'
     )
-    print(f'{"Resumes" if start else "Starts"} at step {start} of {total} in {workdir}', flush=True)
+    say(f'{"Resumes" if start else "Starts"} at step {start} of {total} in {workdir}')
     if config.optimizer.warmup_steps >= total:
-        print(
+        say(
             f'Note: the warm-up ({config.optimizer.warmup_steps} steps) is as long as the run: '
             'the learning rate never reaches its peak'
         )
 
-    log = MetricLog(workdir, resume_step=start)
+    log = MetricLog(workdir if distributed.is_primary() else None, resume_step=start)
     if held_out_source is None:
-        print(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
-    score = scores.held_out_scorer(config, model, mesh, held_out_source)
+        say(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
+    score = scores.held_out_scorer(config, job.model, mesh, held_out_source)
 
     def log_scores(step):
         held_out = score(state.params)
@@ -142,6 +109,7 @@ def train(config, workdir: str | Path) -> dict:
     # --- Train ---
     rate = 0.0
     if start < total:
+        rows = sharding.process_rows(mesh, config.batch_size)
         batches = pipeline.train_batches(
             train_sources,
             seed=config.seed,
@@ -151,13 +119,13 @@ def train(config, workdir: str | Path) -> dict:
             image_size=image.image_size,
             context_length=text.context_length,
             crop_scale=config.data.crop_scale,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows,
         )
-        train_step = make_train_step(
-            model, optimizer, schedule, strategy, seed=config.seed, total_steps=total
+        on_devices = (sharding.to_devices(mesh, batch, rows) for batch in batches)
+        profile = Profile(workdir / 'profile', steps=config.profile_steps)
+        state, rate = run_loop(
+            state, job.train_step, on_devices, mesh, config, manager, log, profile
         )
-        state, rate = run_loop(state, train_step, batches, mesh, config, manager, log)
         manager.wait_until_finished()
         if int(state.step) < total:
             log.close()
@@ -169,21 +137,24 @@ def train(config, workdir: str | Path) -> dict:
     # --- Score ---
     held_out = log_scores(total)
     log.close()
-    return scores.finish(config, model, state.params, train_sources[0][0], held_out, rate, workdir)
+    params = sharding.to_host(mesh, state.params)
+    if not distributed.is_primary():
+        return {}
+    return scores.finish(config, job.model, params, train_sources[0][0], held_out, rate, workdir)
 
 
-def run_loop(state, train_step, batches, mesh, config, manager, log: MetricLog):
+def run_loop(state, train_step, batches, mesh, config, manager, log, profile):
     """Steps until the batches end or an interrupt comes; returns (state, pairs a second).
 
     The results of a step are fetched once the next one is under way, so that the device never
     waits for the log.
     """
     total, start = config.total_steps, int(state.step)
-    batch = sharding.to_devices(mesh, next(batches))
+    batch = next(batches)
     clock = time.perf_counter()
     # Compiled ahead of time for these very shapes: a second compilation cannot happen.
-    compiled = jit_train_step(train_step, mesh).lower(state, batch).compile()
-    print(f'Compiled the train step in {time.perf_counter() - clock:.1f} s', flush=True)
+    compiled = lower_train_step(train_step, mesh, state, batch).compile()
+    say(f'Compiled the train step in {time.perf_counter() - clock:.1f} s')
 
     progress = Progress(start_step=start, total_steps=total, batch_size=config.batch_size)
     pending = None
@@ -197,11 +168,13 @@ def run_loop(state, train_step, batches, mesh, config, manager, log: MetricLog):
             )
         scalars['pairs_per_second'] = progress.update(step)
         log.write(step, scalars)
-        print(progress.line(step, scalars), flush=True)
+        say(progress.line(step, scalars))
 
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, profile:
         for step in range(start + 1, total + 1):
+            profile.before(step - start)
             state, metrics = compiled(state, batch)
+            profile.after(step - start, metrics)
             if pending:
                 emit(*pending)
             due = step % config.log_every == 0 or step == total
@@ -212,7 +185,7 @@ def run_loop(state, train_step, batches, mesh, config, manager, log: MetricLog):
             if stop:
                 break
             if step < total:
-                batch = sharding.to_devices(mesh, next(batches))
+                batch = next(batches)
         if pending:
             emit(*pending)
     return state, progress.mean_rate()

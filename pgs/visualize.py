@@ -1,11 +1,13 @@
 """Masks and curves as figures."""
 
+import io
+import os
 import textwrap
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 from einops import rearrange, repeat
+from etils import epath
 from matplotlib.figure import Figure
 
 MASKED_GREY = 235
@@ -98,6 +100,9 @@ def curves_figure(records: list[dict]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: os.PathLike) -> None:
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=150, format='png')
+    path.write_bytes(image.getvalue())

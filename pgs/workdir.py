@@ -2,13 +2,17 @@
 
 import json
 import os
-import tempfile
-from pathlib import Path
+
+from etils import epath
 
 from pgs.errors import UserError
 
-# Keys that may change between a run and its resumption: they don't touch a single weight.
-FREE_KEYS = {'log_every', 'checkpoint_every', 'checkpoints_kept', 'data.dir', 'data.cache_dir'}
+# Keys that may change between a run and its resumption: they choose what is written and how the
+# work is spread, not what is computed.
+FREE_KEYS = {
+    'log_every', 'checkpoint_every', 'checkpoints_kept', 'profile_steps', 'data.dir',
+    'data.cache_dir', 'mesh.data', 'mesh.fsdp', 'microbatches', 'model.remat',
+}  # fmt: skip
 
 
 def flatten(tree: dict, prefix: str = '') -> dict:
@@ -20,14 +24,20 @@ def flatten(tree: dict, prefix: str = '') -> dict:
     return flat
 
 
-def write_json(path: Path, content: dict) -> None:
+def absolute(workdir: str | os.PathLike) -> epath.Path:
+    """The folder's full path; gs:// and other addresses are one already."""
+    path = epath.Path(workdir).expanduser()
+    return path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))
+
+
+def write_json(path: epath.Path, content: dict) -> None:
     """Writes beside the file, then renames: a reader sees the old content or the new."""
     partial = path.with_suffix('.partial')
     partial.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(partial, path)
+    partial.replace(path)
 
 
-def prepare(workdir: str | Path, config: dict) -> Path:
+def prepare(workdir: str | os.PathLike, config: dict) -> None:
     """Makes the folder, or checks that the run in it is this one, and writes config.json.
 
     Args:
@@ -37,7 +47,7 @@ def prepare(workdir: str | Path, config: dict) -> Path:
     Raises:
       UserError: a folder that cannot be written, or that holds another config's run.
     """
-    workdir = Path(workdir).expanduser().absolute()
+    workdir = absolute(workdir)
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     path = workdir / 'config.json'
     if path.is_file():
@@ -46,18 +56,15 @@ def prepare(workdir: str | Path, config: dict) -> Path:
         raise UserError(f'{workdir} holds checkpoints but no config.json: give another --workdir')
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        write_json(path, config)
     except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
         raise UserError(
-            f'cannot write to --workdir={workdir} ({error.strerror}): '
-            'free the path or give another one'
+            f'cannot write to --workdir={workdir} ({reason}): free the path or give another one'
         ) from error
-    write_json(path, config)
-    return workdir
 
 
-def check_same_run(path: Path, config: dict) -> None:
+def check_same_run(path: epath.Path, config: dict) -> None:
     """Raises UserError where the config in the file gives another run than this one."""
     try:
         before = flatten(json.loads(path.read_text()))

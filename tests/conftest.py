@@ -1,7 +1,8 @@
-"""Fixtures: four virtual CPU devices, photographs, the embedded data set and a tiny config."""
+"""Fixtures: eight virtual CPU devices, photographs, the embedded data set and a tiny config."""
 
 import os
 
+os.environ['JAX_PLATFORMS'] = 'cpu'  # in subprocesses too; libtpu looks for a TPU at length
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
@@ -9,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-jax.config.update('jax_num_cpu_devices', 4)  # before any array: the tests of the mesh need them
+jax.config.update('jax_num_cpu_devices', 8)  # before any array: the tests of the mesh need them
 
 from configs import quickstart  # noqa: E402
 from input_pipeline import sources  # noqa: E402
+from pgs import sharding  # noqa: E402
 from pgs.evals.object_retention import photographs  # noqa: E402
 from pgs.models import normalize_images  # noqa: E402
 
@@ -42,6 +44,10 @@ def shrunk_quickstart(total_steps: int):
     config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
     config.model.text.update(context_length=24, width=32, layers=2, heads=2)
     return config
+
+
+def one_device_mesh(batch_size: int):
+    return sharding.make_mesh({'data': 1, 'fsdp': 1}, batch_size, jax.devices()[:1])
 
 
 @pytest.fixture

@@ -3,18 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import one_device_mesh
 
 from pgs import checkpoint, sharding
 from pgs.step import TrainState
 
 
 def state_of(value, mesh):
-    leaf = jax.device_put(jnp.full((512, 512), value), sharding.replicated(mesh))
-    return TrainState(jnp.int32(value), {'w': leaf}, (leaf + 1,))
+    leaf = jnp.full((512, 512), value)
+    state = TrainState(jnp.int32(value), {'w': leaf}, (leaf + 1,))
+    return jax.device_put(state, sharding.state_sharding(mesh, state))
 
 
 def test_restores_the_newest_though_training_went_on(tmp_path):
-    mesh = sharding.make_mesh(4, jax.devices()[:1])
+    mesh = one_device_mesh(4)
     manager = checkpoint.open_manager(tmp_path, keep=2)
     advance = jax.jit(
         lambda s: TrainState(s.step + 1, {'w': s.params['w'] + 1}, (s.opt_state[0] + 1,)),
@@ -34,10 +36,12 @@ def test_restores_the_newest_though_training_went_on(tmp_path):
 
 
 def test_restores_onto_another_mesh(tmp_path):
-    one, four = (sharding.make_mesh(4, jax.devices()[:n]) for n in (1, 4))
+    one = one_device_mesh(4)
+    four = sharding.make_mesh({'data': 2, 'fsdp': 2}, 4, jax.devices()[:4])
     manager = checkpoint.open_manager(tmp_path, keep=1)
     checkpoint.save(manager, 1, state_of(3.0, one))
     manager.wait_until_finished()
     restored = checkpoint.restore(manager, state_of(0.0, four))
     assert len(restored.params['w'].sharding.device_set) == 4
+    assert restored.params['w'].sharding.spec == sharding.PartitionSpec('fsdp', None)
     np.testing.assert_array_equal(restored.params['w'], np.full((512, 512), 3.0))

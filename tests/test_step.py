@@ -4,26 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import one_device_mesh
 
 from pgs import sharding
+from pgs.build import build
 from pgs.errors import UserError
-from pgs.masking import configured
-from pgs.models import build_model
 from pgs.models.clip import MAX_LOG_SCALE
-from pgs.optimizer import build_optimizer, build_schedule
-from pgs.step import init_state, jit_train_step, make_train_step
+from pgs.step import check_microbatches, init_state, jit_train_step, lower_train_step
 
 
-def build(config, devices):
-    mesh = sharding.make_mesh(config.batch_size, devices)
-    model = build_model(config.model, dtype=jnp.float32)
-    schedule = build_schedule(config.optimizer, config.total_steps)
-    optimizer = build_optimizer(config.optimizer, schedule)
-    strategy = configured(config.masking, config.model.image.patch_size)
-    step = make_train_step(
-        model, optimizer, schedule, strategy, seed=config.seed, total_steps=config.total_steps
-    )
-    return mesh, step, init_state(model, optimizer, config.seed, mesh)
+def make(config, mesh):
+    job = build(config, total_steps=config.total_steps, platform='cpu')
+    return job.train_step, init_state(job.model, job.optimizer, config.seed, mesh)
 
 
 def batches(config, count):
@@ -36,47 +28,100 @@ def batches(config, count):
         }
 
 
-def run(config, devices, count=4):
-    mesh, step, state = build(config, devices)
-    jitted = jit_train_step(step, mesh)
+def run(config, mesh, count=4):
+    step, state = make(config, mesh)
+    first = sharding.to_devices(mesh, next(batches(config, 1)))
+    compiled = lower_train_step(step, mesh, state, first).compile()
     history = []
     for batch in batches(config, count):
-        state, metrics = jitted(state, sharding.to_devices(mesh, batch))
+        state, metrics = compiled(state, sharding.to_devices(mesh, batch))
         history.append({k: float(v) for k, v in metrics.items()})
-    return jitted, state, history
+    return state, history
+
+
+def assert_same(one, other, rtol=1e-5, atol=2e-5):
+    (state_one, history_one), (state_other, history_other) = one, other
+    for a, b in zip(history_one, history_other, strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=rtol)
+    pairs = zip(jax.tree.leaves(state_one.params), jax.tree.leaves(state_other.params), strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
 def test_one_compilation_for_many_steps(tiny_config):
-    jitted, state, history = run(tiny_config, jax.devices()[:1])
+    mesh = one_device_mesh(16)
+    step, state = make(tiny_config, mesh)
+    jitted = jit_train_step(step, mesh, state)
+    with jax.set_mesh(mesh):
+        for batch in batches(tiny_config, 4):
+            state, metrics = jitted(state, sharding.to_devices(mesh, batch))
+            assert 0.3 <= float(metrics['mask_ratio']) <= 0.5
     assert jitted._cache_size() == 1
     assert int(state.step) == 4
-    assert set(history[0]) == {'loss', 'grad_norm', 'logit_scale', 'learning_rate', 'mask_ratio'}
-    assert all(0.3 <= h['mask_ratio'] <= 0.5 for h in history)
+    assert set(metrics) == {'loss', 'grad_norm', 'logit_scale', 'learning_rate', 'mask_ratio'}
 
 
-@pytest.mark.parametrize('strategy', ['none', 'random', 'pgs'])
-def test_four_devices_compute_what_one_does(tiny_config, strategy):
+@pytest.mark.parametrize(
+    ('strategy', 'data', 'fsdp'),
+    [('pgs', 8, 1), ('pgs', 4, 2), ('pgs', 1, 8), ('random', 2, 4), ('none', 4, 2)],
+)
+def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsdp):
     tiny_config.masking.strategy = strategy
-    _, one, history_one = run(tiny_config, jax.devices()[:1])
-    _, four, history_four = run(tiny_config, jax.devices()[:4])
-    for a, b in zip(history_one, history_four, strict=True):
-        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
-    assert len(four.params['logit_scale'].sharding.device_set) == 4
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    one = run(tiny_config, one_device_mesh(16))
+    mesh = sharding.make_mesh({'data': data, 'fsdp': fsdp}, 16)
+    many = run(tiny_config, mesh)
+    assert_same(one, many)
+    kernel = many[0].params['text_tower']['token_embedding']
+    assert len(kernel.sharding.device_set) == 8
+    assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
+    moments = many[0].opt_state[0].mu['text_tower']['token_embedding']
+    assert moments.sharding == kernel.sharding
+
+
+@pytest.mark.parametrize(('count', 'data', 'fsdp'), [(4, 1, 1), (16, 1, 1), (2, 4, 2)])
+def test_microbatches_compute_what_the_whole_batch_does(tiny_config, count, data, fsdp):
+    """The masks too: an image's draw does not hang on its microbatch."""
+    whole = run(tiny_config, one_device_mesh(16))
+    mesh = sharding.make_mesh({'data': data, 'fsdp': fsdp}, 16, jax.devices()[: data * fsdp])
+    tiny_config.microbatches = count
+    assert_same(whole, run(tiny_config, mesh))
+
+
+def test_the_gradient_of_microbatches_is_that_of_the_batch(tiny_config):
+    """To 1e-5 of each gradient's largest entry; through the optimiser it could hide."""
+    gradients = {}
+    for count in (1, 4):
+        tiny_config.microbatches = count
+        job = build(tiny_config, total_steps=6, platform='cpu')
+        state = init_state(job.model, job.optimizer, 0, one_device_mesh(16))
+        # AdamW's first moment after one step is (1 - beta1) times the gradient.
+        after, _ = jax.jit(job.train_step)(state, next(batches(tiny_config, 1)))
+        gradients[count] = after.opt_state[0].mu
+    for a, b in zip(*(jax.tree.leaves(g) for g in gradients.values()), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(a).max()))
+
+
+@pytest.mark.parametrize(
+    ('microbatches', 'words'),
+    [(3, 'microbatches=3 does not divide the 8 pairs .* 1, 2, 4, 8'), (0, 'microbatches=0')],
+)
+def test_microbatches_that_do_not_divide_are_named(microbatches, words):
+    with pytest.raises(UserError, match=words):
+        check_microbatches(16, microbatches, 2)
 
 
 def test_the_old_state_is_given_up(tiny_config):
-    mesh, step, state = build(tiny_config, jax.devices()[:1])
+    mesh = one_device_mesh(16)
+    step, state = make(tiny_config, mesh)
     batch = sharding.to_devices(mesh, next(batches(tiny_config, 1)))
     kernel = state.params['image_tower']['projection']
-    jit_train_step(step, mesh)(state, batch)
+    lower_train_step(step, mesh, state, batch).compile()(state, batch)
     assert kernel.is_deleted()
 
 
 def test_the_step_is_pure(tiny_config):
     """Same state and batch, same result; no callback and no transfer in it."""
-    _, step, state = build(tiny_config, jax.devices()[:1])
+    step, state = make(tiny_config, one_device_mesh(16))
     batch = next(batches(tiny_config, 1))
     jaxpr = str(jax.make_jaxpr(step)(state, batch))
     assert 'callback' not in jaxpr
@@ -88,7 +133,7 @@ def test_the_step_is_pure(tiny_config):
 
 def test_progress_and_key_follow_the_step(tiny_config):
     """At another step the same state and batch see another mask, so the loss differs."""
-    _, step, state = build(tiny_config, jax.devices()[:1])
+    step, state = make(tiny_config, one_device_mesh(16))
     batch = next(batches(tiny_config, 1))
     jitted = jax.jit(step)
     losses = [float(jitted(state.replace(step=jnp.int32(s)), batch)[1]['loss']) for s in (0, 1, 0)]
@@ -96,7 +141,7 @@ def test_progress_and_key_follow_the_step(tiny_config):
 
 
 def test_logit_scale_is_clipped(tiny_config):
-    _, step, state = build(tiny_config, jax.devices()[:1])
+    step, state = make(tiny_config, one_device_mesh(16))
     params = state.params | {'logit_scale': jnp.float32(MAX_LOG_SCALE + 1)}
     after, _ = jax.jit(step)(state.replace(params=params), next(batches(tiny_config, 1)))
     assert float(after.params['logit_scale']) == pytest.approx(MAX_LOG_SCALE)
@@ -105,19 +150,13 @@ def test_logit_scale_is_clipped(tiny_config):
 def test_a_batch_learns(tiny_config):
     tiny_config.total_steps = 60
     tiny_config.optimizer.warmup_steps = 5
-    mesh, step, state = build(tiny_config, jax.devices()[:1])
-    jitted = jit_train_step(step, mesh)
+    mesh = one_device_mesh(16)
+    step, state = make(tiny_config, mesh)
     batch = sharding.to_devices(mesh, next(batches(tiny_config, 1)))
+    compiled = lower_train_step(step, mesh, state, batch).compile()
     losses = []
     for _ in range(60):
-        state, metrics = jitted(state, batch)
+        state, metrics = compiled(state, batch)
         losses.append(float(metrics['loss']))
     assert losses[0] > np.log(16) * 0.9
     assert losses[-1] < 0.2 * np.log(16)
-
-
-def test_a_batch_that_the_devices_do_not_divide_is_named(tiny_config):
-    with pytest.raises(UserError, match=r'batch_size=6 .* 4 devices: take 4 or 8'):
-        sharding.make_mesh(6, jax.devices()[:4])
-    with pytest.raises(UserError, match=r'batch_size=2 .* take 4'):
-        sharding.make_mesh(2, jax.devices()[:4])

@@ -47,8 +47,9 @@ def make_embed(model: CLIP, mesh: Mesh):
         out = model.apply({'params': params}, normalize_images(batch['images']), batch['tokens'])
         return out['image_features'], out['text_features']
 
-    whole = replicated(mesh)
-    return jax.jit(embed, in_shardings=(whole, batch_sharding(mesh)), out_shardings=whole)
+    # The parameters stay as they lie, whole or split; every host gets all features.
+    shardings = (None, batch_sharding(mesh))
+    return jax.jit(embed, in_shardings=shardings, out_shardings=replicated(mesh))
 
 
 def evaluate(embed, params, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> dict:
@@ -56,7 +57,8 @@ def evaluate(embed, params, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
     features = []
     for batch in batches:
         real = batch.pop('real')
-        image_features, text_features = embed(params, to_devices(mesh, batch))
+        with jax.set_mesh(mesh):
+            image_features, text_features = embed(params, to_devices(mesh, batch))
         features.append((np.asarray(image_features)[real], np.asarray(text_features)[real]))
     image_features, text_features = (np.concatenate(f) for f in zip(*features, strict=True))
     if not (np.isfinite(image_features).all() and np.isfinite(text_features).all()):

@@ -4,7 +4,7 @@ A strategy is a pure function
 
     strategy(rng, images, patch_embeddings, progress, *, patch_size, **options) -> PatchSelection
 
-with images float32 (B, H, W, 3), patch_embeddings (B, L, D) after the position embedding, and progress
+with rng a key for each image (B,), or one from which they are split, images float32 (B, H, W, 3), patch_embeddings (B, L, D) after the position embedding, and progress
 = step / total_steps in [0, 1]. Shapes depend on the options alone, and no gradient flows through it.
 To add one: write the function, put it into STRATEGIES, and name its options in config.masking.
 """
@@ -16,25 +16,38 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 
 from pgs.errors import UserError
+from pgs.masking.budget import Buckets, plan, spend
 from pgs.masking.edges import edge_scores
 from pgs.masking.similarity import patch_similarity
 from pgs.masking.transport import balance, rescale
 
 
-class PatchSelection(NamedTuple):
+@flax.struct.dataclass
+class PatchSelection:
     """The patches that stay visible.
 
     keep_ids: int32 (B, K), ascending positions in [0, L).
     valid: bool (B, K), False where an image masks more than the batch's K allows for; None where
       every slot of every image counts, so that no attention mask is needed at all.
+    buckets: sizes of the buckets that `valid` fits into, None where each image has K slots.
     """
 
     keep_ids: jax.Array
     valid: jax.Array | None
+    buckets: Buckets | None = flax.struct.field(pytree_node=False, default=None)
+
+    def mean_slots(self) -> float:
+        """Patches that the image tower runs on for one image, padding too."""
+        kept = self.keep_ids.shape[1]
+        if self.buckets is None:
+            return float(kept)
+        short = self.buckets.short / self.buckets.group
+        return short * self.buckets.slots + (1.0 - short) * kept
 
 
 def mask_ratio(selection: PatchSelection, num_patches: int) -> jax.Array:
@@ -43,6 +56,12 @@ def mask_ratio(selection: PatchSelection, num_patches: int) -> jax.Array:
     if selection.valid is None:
         return jnp.full((batch,), 1.0 - kept / num_patches)
     return 1.0 - selection.valid.sum(axis=1) / num_patches
+
+
+def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:
+    """sample(key, (length,)) for each image, (batch, length): an image's draw hangs on its key alone."""
+    keys_B = rng if rng.ndim else jax.random.split(rng, batch)
+    return jax.vmap(lambda key: sample(key, (length,)))(keys_B)
 
 
 def check_ratio(name: str, value: float) -> None:
@@ -106,7 +125,7 @@ def random(
     check_ratio('mask_ratio', mask_ratio)
     batch, length, _ = patch_embeddings.shape
     masked = min(round(mask_ratio * length), length - 1)
-    order = jnp.argsort(jax.random.uniform(rng, (batch, length)), axis=-1)
+    order = jnp.argsort(draw(jax.random.uniform, rng, batch, length), axis=-1)
     return select_ranked(order, jnp.full((batch,), masked), masked, masked)
 
 
@@ -117,7 +136,8 @@ class PgsSteps(NamedTuple):
     similarity_BxLxL: jax.Array  # S in [-1, 1]
     candidates_BxC: jax.Array  # int32 positions of the pre-selected patches
     affinity_BxL: jax.Array  # L * P to the closest candidate; 1 is a uniform coupling
-    masked_B: jax.Array  # int32, masked patches of each image
+    wanted_B: jax.Array  # int32, masked patches of each image, by its content alone
+    masked_B: jax.Array  # int32, and within the token budget
     selection: PatchSelection
 
 
@@ -136,6 +156,8 @@ def pgs_steps(
     threshold: float = 1.0,
     use_edges: bool = True,
     use_transport: bool = True,
+    budget_group: int = 16,
+    long_share: float = 0.5,
 ) -> PgsSteps:
     """Patch generation-to-selection with all its intermediate results; see `pgs`."""
     images, patch_embeddings, progress = jax.lax.stop_gradient((images, patch_embeddings, progress))
@@ -147,12 +169,17 @@ def pgs_steps(
     if threshold <= 0.0:
         raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
 
+    if budget_group < 1:
+        raise UserError(f'masking.budget_group={budget_group} must be at least 1 image')
+    if not 0.0 <= long_share <= 1.0:
+        raise UserError(f'masking.long_share={long_share} must be from 0 to 1; 1 pads every image')
+
     edges_BxL = edge_scores(images, patch_size)
     beta = edge_weight if use_edges else 0.0
 
     # Generation: Gumbel top-k draws without replacement, in proportion to exp(-beta * E).
     num_candidates = max(1, round(candidate_ratio * length))
-    gumbel_BxL = jax.random.gumbel(rng, edges_BxL.shape, jnp.float32)
+    gumbel_BxL = draw(jax.random.gumbel, rng, *edges_BxL.shape)
     _, candidates_BxC = jax.lax.top_k(gumbel_BxL - beta * edges_BxL, num_candidates)
 
     # Balance, then the rows of the candidates: log(L * P_ij), the closest candidate i for each j.
@@ -166,15 +193,20 @@ def pgs_steps(
     is_candidate_BxL = (candidates_BxC[:, :, None] == jnp.arange(length)).any(axis=1)
     score_BxL = jnp.where(is_candidate_BxL, jnp.inf, log_affinity_BxL - beta * edges_BxL)
     alike_B = (log_affinity_BxL > math.log(threshold)).sum(axis=-1)
-    masked_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
+    wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
+    buckets = None
+    if fewest < most:
+        buckets = plan(images.shape[0], budget_group, long_share, slots=length - most)
+    masked_B = spend(wanted_B, most, buckets)
     order_BxL = jnp.argsort(-score_BxL, axis=-1)
     return PgsSteps(
         edges_BxL,
         similarity_BxLxL,
         candidates_BxC,
         jnp.exp(log_affinity_BxL),
+        wanted_B,
         masked_B,
-        select_ranked(order_BxL, masked_B, fewest, most),
+        select_ranked(order_BxL, masked_B, fewest, most).replace(buckets=buckets),
     )
 
 
@@ -185,7 +217,7 @@ def pgs(*args, **options) -> PatchSelection:
     The defaults are PGS-0.3; min_ratio = max_ratio = 0.5 is PGS-0.5.
 
     Args:
-      rng: key of this step; the same key gives the same mask.
+      rng: a key for each image (B,), or one for all; the same key gives the same mask.
       images: float (B, H, W, 3), any pixel scale.
       patch_embeddings: (B, L, D) after the position embedding.
       progress: step / total_steps in [0, 1]; from pixel to embedding similarity.
@@ -197,15 +229,20 @@ def pgs(*args, **options) -> PatchSelection:
       threshold: balanced similarity L * P above which a patch counts as alike, > 0.
       use_edges: ED of the paper's ablation; off sets beta to 0.
       use_transport: OTN of the paper's ablation; off rescales by one scalar an image.
+      budget_group, long_share: where min_ratio < max_ratio, images that share a token budget, and
+        the share of them that may keep more than max_ratio leaves; 1 pads every image (budget.py).
 
     Raises:
-      UserError: a ratio outside [0, 1), min_ratio > max_ratio, epsilon or threshold <= 0.
+      UserError: a ratio outside [0, 1), min_ratio > max_ratio, epsilon or threshold <= 0, a budget
+        of no images or of a share outside [0, 1].
     """
     return pgs_steps(*args, **options).selection
 
 
-def selection_shape(strategy: Callable, image_size: int, patch_size: int) -> PatchSelection:
-    """Shapes and dtypes that a configured strategy gives for one image; nothing is computed.
+def selection_shape(
+    strategy: Callable, image_size: int, patch_size: int, batch: int = 1
+) -> PatchSelection:
+    """Shapes and dtypes that a configured strategy gives for a batch; nothing is computed.
 
     Raises:
       UserError: options that do not fit the number of patches.
@@ -214,8 +251,8 @@ def selection_shape(strategy: Callable, image_size: int, patch_size: int) -> Pat
     return jax.eval_shape(
         functools.partial(strategy, progress=0.0),
         jax.random.key(0),
-        jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32),
-        jax.ShapeDtypeStruct((1, length, 1), jnp.float32),
+        jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32),
+        jax.ShapeDtypeStruct((batch, length, 1), jnp.float32),
     )
 
 

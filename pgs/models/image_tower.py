@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pgs.masking.budget import arrange, take
 from pgs.masking.similarity import pixel_patches
 from pgs.masking.strategies import PatchSelection
 from pgs.models.transformer import Transformer, layer_norm, normal_param
@@ -47,7 +48,7 @@ class ImageTower(nn.Module):
         Returns:
           (float32 (B, embed_dim), not yet normalised; the selection).
         """
-        batch, width = images_BxHxWx3.shape[0], self.width
+        width = self.width
         length = (self.image_size // self.patch_size) ** 2
 
         # A convolution whose stride is its kernel is one matrix product over flattened patches.
@@ -60,18 +61,9 @@ class ImageTower(nn.Module):
         positions = normal_param(self, 'positions', (length + 1, width), width**-0.5)
         x_BxLxD = x_BxLxD + positions[1:].astype(self.dtype)
 
-        # From here on the tower sees K patches, not L: its work falls with what is masked.
-        selection = None if select is None else select(images_BxHxWx3, x_BxLxD)
-        valid_BxT = None
-        if selection is not None and selection.keep_ids.shape[1] < length:
-            x_BxLxD = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
-            if selection.valid is not None:
-                valid_BxT = jnp.pad(selection.valid, ((0, 0), (1, 0)), constant_values=True)
-        first = jnp.broadcast_to((class_token + positions[0]).astype(self.dtype), (batch, 1, width))
-        x_BxTxD = jnp.concatenate([first, x_BxLxD], axis=1)
-
-        x_BxTxD = layer_norm(self.dtype, 'ln_pre')(x_BxTxD)
-        x_BxTxD = Transformer(
+        first = (class_token + positions[0]).astype(self.dtype)
+        ln_pre, ln_post = layer_norm(self.dtype, 'ln_pre'), layer_norm(jnp.float32, 'ln_post')
+        transformer = Transformer(
             self.layers,
             self.heads,
             self.mlp_ratio,
@@ -79,7 +71,31 @@ class ImageTower(nn.Module):
             self.dtype,
             self.remat,
             name='transformer',
-        )(x_BxTxD, valid_BxT)
-        pooled = layer_norm(jnp.float32, 'ln_post')(x_BxTxD[:, 0])
+        )
+
+        def encode(x_BxKxD: jax.Array, valid_BxK: jax.Array | None = None) -> jax.Array:
+            """Embeds the patches given and pools at the class token, (B, D)."""
+            class_Bx1xD = jnp.broadcast_to(first, (x_BxKxD.shape[0], 1, width))
+            x_BxTxD = ln_pre(jnp.concatenate([class_Bx1xD, x_BxKxD], axis=1))
+            valid_BxT = None
+            if valid_BxK is not None:
+                valid_BxT = jnp.pad(valid_BxK, ((0, 0), (1, 0)), constant_values=True)
+            return ln_post(transformer(x_BxTxD, valid_BxT)[:, 0])
+
+        # From here on the tower sees the kept patches alone: its work falls with what is masked.
+        selection = None if select is None else select(images_BxHxWx3, x_BxLxD)
+        if selection is None or selection.keep_ids.shape[1] == length:
+            pooled = encode(x_BxLxD)
+        elif selection.buckets is None:
+            kept = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
+            pooled = encode(kept, selection.valid)
+        else:
+            where = arrange(selection.keep_ids, selection.valid, length, selection.buckets)
+            short = encode(take(x_BxLxD, where.short_ids))
+            valid = where.long_valid.reshape(-1, where.long_valid.shape[-1])
+            long = encode(take(x_BxLxD, where.long_ids), valid)
+            by_group = [part.reshape(*where.inverse.shape[:1], -1, width) for part in (short, long)]
+            both = jnp.concatenate(by_group, axis=1)
+            pooled = jnp.take_along_axis(both, where.inverse[:, :, None], axis=1).reshape(-1, width)
         projection = normal_param(self, 'projection', (width, self.embed_dim), width**-0.5)
         return pooled @ projection, selection

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from pgs.sharding import split_batch
+
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which OpenCLIP's weights expect
 
 # What a layer keeps for the backward pass; None keeps all, without remat.
@@ -38,6 +40,7 @@ class Block(nn.Module):
     def __call__(
         self, x_BxTxD: jax.Array, mask_Bx1x1xT: jax.Array | None
     ) -> tuple[jax.Array, None]:
+        x_BxTxD = split_batch(x_BxTxD)  # it is the weights that are gathered
         width = x_BxTxD.shape[-1]
 
         def dense(features, std, name):

@@ -1,0 +1,194 @@
+"""Two processes of two devices each run main.py as one job, over gloo on one machine."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgs import distributed
+from pgs.errors import UserError
+from pgs.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+FLAGS = [
+    '--config.batch_size=16', '--config.log_every=1', '--config.checkpoint_every=2',
+    '--config.checkpoints_kept=3', '--config.model.embed_dim=16',
+    '--config.model.image.image_size=32', '--config.model.image.layers=2',
+    '--config.model.image.width=32', '--config.model.text.layers=2',
+    '--config.model.text.width=32',
+]  # fmt: skip
+STARTED = []
+
+
+def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 1):
+    """Starts main.py `processes` times; returns them, the primary first."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, 'main.py', *FLAGS, f'--workdir={workdir}',
+        f'--config.total_steps={steps}', f'--config.mesh.fsdp={fsdp}',
+    ]  # fmt: skip
+    common = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
+    if processes > 1:
+        common |= {'JAX_COORDINATOR_ADDRESS': f'localhost:{port}'}
+        common |= {'JAX_NUM_PROCESSES': str(processes)}
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=common | ({'JAX_PROCESS_ID': str(index)} if processes > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    STARTED.extend(started)
+    return started
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _nothing_is_left_running():
+    yield
+    for process in STARTED:
+        process.kill()
+
+
+def finish(processes, timeout=240) -> list[str]:
+    outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), outputs
+    return outputs
+
+
+def read_until(process, words: str) -> str:
+    """Output up to the line that holds the words."""
+    seen = ''
+    for line in process.stdout:
+        seen += line
+        if words in line:
+            return seen
+    raise AssertionError(f'{words!r} never came: {seen}')
+
+
+def losses(workdir):
+    """(step, loss, gradient norm, masked share) of each step."""
+    records = read_metrics(workdir / 'metrics.jsonl')
+    keys = ('step', 'loss', 'grad_norm', 'mask_ratio')
+    return np.array([[r[k] for k in keys] for r in records if 'loss' in r])
+
+
+@pytest.fixture(scope='module')
+def one_process(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'one'
+    finish(start(workdir, processes=1, devices=1))
+    return workdir
+
+
+@pytest.fixture(scope='module')
+def two_processes(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('runs') / 'two'
+    outputs = finish(start(workdir, processes=2, devices=2, fsdp=2))
+    return workdir, outputs
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(one_process, two_processes):
+    workdir, outputs = two_processes
+    np.testing.assert_allclose(losses(workdir), losses(one_process), rtol=1e-5)
+    assert 'data 2 x fsdp 2) of 2 processes' in outputs[0]
+    assert 'step 6/6' in outputs[0]
+    assert 'step 6/6' not in outputs[1]  # one prints for all
+    for name in ('results.json', 'config.json', 'figures/masks.png'):
+        assert (workdir / name).is_file()
+    assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('direction', ['two to one', 'one to two'])
+def test_a_checkpoint_goes_on_with_another_number_of_processes(
+    one_process, two_processes, tmp_path, direction
+):
+    before = two_processes[0] if direction == 'two to one' else one_process
+    workdir = tmp_path / 'run'
+    shutil.copytree(before, workdir)
+    for step in (4, 6):
+        shutil.rmtree(workdir / 'checkpoints' / str(step))
+    count = 1 if direction == 'two to one' else 2
+    outputs = finish(start(workdir, processes=count, devices=2))
+    assert 'Resumes at step 2 of 6' in outputs[0]
+    np.testing.assert_allclose(losses(workdir), losses(one_process), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path):
+    workdir = tmp_path / 'run'
+    processes = start(workdir, processes=2, devices=1, steps=3000)
+    read_until(processes[0], ' 3/3000 ')
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [p.returncode for p in processes] == [130, 130], outputs
+    assert 'checkpoint saved' in outputs[0]
+    saved = max(int(p.name) for p in (workdir / 'checkpoints').iterdir())
+    assert 3 <= saved < 3000
+    assert f'stopped at step {saved} of 3000' in outputs[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_that_dies_ends_the_other_within_a_minute(tmp_path, victim):
+    processes = start(tmp_path / 'run', processes=2, devices=1, steps=100_000)
+    read_until(processes[0], ' 3/100000 ')
+    processes[victim].kill()
+    clock = time.monotonic()
+    output = processes[1 - victim].communicate(timeout=90)[0]
+    assert time.monotonic() - clock < 60
+    assert processes[1 - victim].returncode not in (0, None), output
+    processes[victim].communicate()
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_run_ends_both_with_one_line(one_process):
+    processes = start(one_process, processes=2, devices=1, steps=7)
+    for process in processes:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 1
+        assert 'error: ' in output
+        assert 'total_steps: 6 there, 7 here' in output
+        assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    ('variables', 'words'),
+    [
+        ({'JAX_COORDINATOR_ADDRESS': 'localhost:1'}, 'JAX_NUM_PROCESSES is not'),
+        (
+            {
+                'JAX_COORDINATOR_ADDRESS': 'localhost:1',
+                'JAX_NUM_PROCESSES': '2',
+                'JAX_PROCESS_ID': 'a',
+            },
+            'must be integers',
+        ),
+        (
+            {
+                'JAX_COORDINATOR_ADDRESS': 'localhost:1',
+                'JAX_NUM_PROCESSES': '2',
+                'JAX_PROCESS_ID': '2',
+            },
+            'JAX_PROCESS_ID=2 must be from 0 to',
+        ),
+    ],
+)
+def test_variables_that_do_not_fit_are_named(monkeypatch, variables, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        distributed.start()
