@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from benchmarks.plots import Panels, bars_figure
 from configs import vitb16_pgs
-from pgs import sharding
+from pgs import flops, sharding
+from pgs.build import Job, build
 from pgs.masking import configured
 from pgs.masking.strategies import selection_shape
-from pgs.models import build_model
-from pgs.optimizer import build_optimizer, build_schedule
-from pgs.step import init_state, jit_train_step, make_train_step
+from pgs.models import normalize_images
+from pgs.step import init_state, lower_train_step, make_init
 
 logging.set_verbosity(logging.WARNING)
 
@@ -26,6 +27,7 @@ VARIANTS = {
     'none': {'strategy': 'none'},
     'random-0.5': {'strategy': 'random', 'mask_ratio': 0.5},
     'pgs-0.5': {'strategy': 'pgs', 'min_ratio': 0.5, 'max_ratio': 0.5},
+    'pgs-0.3-padded': {'strategy': 'pgs', 'min_ratio': 0.3, 'max_ratio': 0.5, 'long_share': 1.0},
     'pgs-0.3': {'strategy': 'pgs', 'min_ratio': 0.3, 'max_ratio': 0.5},
 }
 
@@ -47,24 +49,47 @@ def random_batch(config) -> dict[str, np.ndarray]:
     }
 
 
-def make_parts(config):
-    """(model, optimizer, schedule, strategy) in float32."""
-    schedule = build_schedule(config.optimizer, 1000)
-    return (
-        build_model(config.model, dtype=jnp.float32),
-        build_optimizer(config.optimizer, schedule),
-        schedule,
-        configured(config.masking, config.model.image.patch_size),
-    )
+def make_parts(config) -> Job:
+    """The parts of the step, for the platform that JAX runs on."""
+    return build(config, total_steps=1000, platform=jax.default_backend())
 
 
-def compiled_step(config, mesh):
-    """(compiled train step, fresh state, batch on the devices)."""
-    model, optimizer, schedule, strategy = make_parts(config)
-    step = make_train_step(model, optimizer, schedule, strategy, seed=0, total_steps=1000)
-    state = init_state(model, optimizer, 0, mesh)
+def compiled_step(config, state=None):
+    """Compiles a train step over all devices.
+
+    Args:
+      config: with the batch size of the step.
+      state: what a step of another variant returned, as all variants have the same parameters.
+        None: a fresh one.
+
+    Returns:
+      (compiled, state, batch on the devices); compiled(state, batch) takes the state's memory.
+    """
+    mesh = sharding.make_mesh(config.mesh, config.batch_size)
+    job = make_parts(config)
+    state = init_state(job.model, job.optimizer, 0, mesh) if state is None else state
     batch = sharding.to_devices(mesh, random_batch(config))
-    return jit_train_step(step, mesh).lower(state, batch).compile(), state, batch
+    return lower_train_step(job.train_step, mesh, state, batch).compile(), state, batch
+
+
+def selection_alone(config, batch):
+    """The patch selection of a step by itself, compiled: () -> seconds, median of five."""
+    strategy = make_parts(config).strategy
+    image = config.model.image
+    length = (image.image_size // image.patch_size) ** 2
+    images = normalize_images(batch['images'])
+    embeddings = jax.random.normal(jax.random.key(0), (config.batch_size, length, image.width))
+    select = jax.jit(strategy)
+    arguments = (jax.random.key(1), images, embeddings, jnp.float32(0.5))
+    jax.block_until_ready(select(*arguments))
+    return lambda: statistics.median(timed(lambda: select(*arguments)) for _ in range(5))
+
+
+def peak_memory(compiled) -> float:
+    """GiB that a compiled step needs on one device: state, batch, temporaries and results."""
+    sizes = compiled.memory_analysis()
+    held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return (held + sizes.temp_size_in_bytes) / 2**30
 
 
 def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
@@ -88,27 +113,23 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {'median': statistics.median(seconds), 'min': min(seconds), 'max': max(seconds)}
 
 
-def image_tokens(config) -> int:
-    """Tokens that the image tower runs on: kept patches, padding too, and the class token."""
+def image_tokens(config) -> float:
+    """Tokens of an image, mean: kept patches, padding too, and the class token."""
     image = config.model.image
     strategy = configured(config.masking, image.patch_size)
-    selection = selection_shape(strategy, image.image_size, image.patch_size)
-    return selection.keep_ids.shape[1] + 1
+    selection = selection_shape(
+        strategy, image.image_size, image.patch_size, batch=config.batch_size
+    )
+    return selection.mean_slots() + 1
 
 
-def step_flops(config) -> float:
-    """FLOPs of the matrix products of one train step: forward, and twice that backward."""
-
-    def tower(part, tokens):
-        width, hidden = part.width, int(part.width * part.mlp_ratio)
-        per_token = 4 * width * width + 2 * width * hidden + 2 * tokens * width
-        return 2 * part.layers * tokens * per_token
-
-    image, text = config.model.image, config.model.text
-    patches = (image.image_size // image.patch_size) ** 2
-    embedding = 2 * patches * image.patch_size**2 * 3 * image.width
-    forward = tower(image, image_tokens(config)) + tower(text, text.context_length) + embedding
-    return 3.0 * forward * config.batch_size
+def step_flops(config) -> int:
+    """FLOPs of the matrix products of one train step, without what remat computes again."""
+    config = config.copy_and_resolve_references()
+    config.model.remat = 'none'
+    job = make_parts(config)
+    state = jax.eval_shape(make_init(job.model, job.optimizer, 0))
+    return flops.flops_of(job.train_step, state, random_batch(config))
 
 
 def machine() -> dict[str, str]:
@@ -120,7 +141,23 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(path: str, result: dict) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(result, indent=2) + '\n')
-    print(f'Written: {path}')
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, *rows)
+    )
+
+
+def write(path: str, result: dict, panels: Panels) -> None:
+    """The figures as JSON, and beside it the panels as PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + '\n')
+    picture = path.with_suffix('.png')
+    bars_figure(panels).savefig(picture, dpi=150)
+    print(f'Written: {path} and {picture}')

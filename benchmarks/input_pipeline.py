@@ -185,14 +185,14 @@ def main(argv):
     if OPEN_CLIP_PYTHON.value:
         ratios['pipeline / open_clip'] = ratio('pipeline', 'open_clip')
     print()
-    for name, figures in itertools.chain(
-        ((n, common.spread(r)) for n, r in rates.items()), ratios.items()
-    ):
+    spreads = {name: common.spread(r) for name, r in rates.items()}
+    for name, figures in itertools.chain(spreads.items(), ratios.items()):
         digits = 2 if '/' in name else 0
         low, middle, high = (f'{figures[k]:.{digits}f}' for k in ('min', 'median', 'max'))
         print(f'{name:<26} {middle:>7}  ({low} to {high})')
     result = {'machine': common.machine(), 'images': count, 'rates': rates, 'ratios': ratios}
-    common.write(OUT.value, result)
+    panels = {'images a second': {'': spreads}, 'ratio': {'': ratios}}
+    common.write(OUT.value, result, panels)
 
 
 if __name__ == '__main__':

@@ -5,10 +5,6 @@
 Both take turns in one run. The share is selection over step, round by round.
 """
 
-import statistics
-
-import jax
-import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks import common
@@ -21,20 +17,9 @@ OUT = flags.DEFINE_string('out', 'runs/benchmarks/masking.json', 'Where the figu
 
 def main(argv):
     del argv
-    from pgs import sharding
-    from pgs.models import normalize_images
-
     config = common.variant_config(VARIANT.value, BATCH_SIZE.value)
-    mesh = sharding.make_mesh(BATCH_SIZE.value)
-    compiled, state, batch = common.compiled_step(config, mesh)
-    *_, strategy = common.make_parts(config)
-    image = config.model.image
-    length = (image.image_size // image.patch_size) ** 2
-    images = normalize_images(batch['images'])
-    embeddings = jax.random.normal(jax.random.key(0), (BATCH_SIZE.value, length, image.width))
-    select = jax.jit(strategy)
-    arguments = (jax.random.key(1), images, embeddings, jnp.float32(0.5))
-    jax.block_until_ready(select(*arguments))
+    compiled, state, batch = common.compiled_step(config)
+    select = common.selection_alone(config, batch)
 
     steps, selections = [], []
     for turn in range(ROUNDS.value + 1):
@@ -45,9 +30,7 @@ def main(argv):
             return state
 
         step_seconds = common.timed(step)
-        selection_seconds = statistics.median(
-            common.timed(lambda: select(*arguments)) for _ in range(5)
-        )
+        selection_seconds = select()
         print(
             f'round {turn}/{ROUNDS.value}  step {step_seconds:.2f} s  '
             f'selection {selection_seconds * 1e3:.1f} ms',
@@ -65,7 +48,11 @@ def main(argv):
     )
     result = {'machine': common.machine(), 'batch_size': BATCH_SIZE.value, 'variant': VARIANT.value}
     figures = {'step': common.spread(steps), 'selection': common.spread(selections), 'share': share}
-    common.write(OUT.value, result | figures)
+    panels = {
+        'seconds': {'': {k: figures[k] for k in ('step', 'selection')}},
+        'selection, % of step': {'': {VARIANT.value: {k: 100 * v for k, v in share.items()}}},
+    }
+    common.write(OUT.value, result | figures, panels)
 
 
 if __name__ == '__main__':

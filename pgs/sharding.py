@@ -88,7 +88,12 @@ def state_sharding(mesh: Mesh, state):
 
 
 def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Within a step: the batch axis lies over all devices. Nothing where no mesh is set."""
+    """Within a step: the batch axis lies over all devices. Nothing where no mesh is set.
+
+    Nor where the devices do not divide the axis: XLA then lays it out as it sees fit.
+    """
+    if x.shape[axis] % mesh_size():
+        return x
     return constrain(x, PartitionSpec(*[None] * axis, AXES))
 
 

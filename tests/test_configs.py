@@ -34,7 +34,7 @@ def test_recipe(name, args):
     }  # fmt: skip
     assert config.optimizer.to_dict() == {
         'peak_learning_rate': 1e-3, 'warmup_steps': 10_000, 'beta1': 0.9, 'beta2': 0.98,
-        'epsilon': 1e-6, 'weight_decay': 0.2,
+        'epsilon': 1e-6, 'weight_decay': 0.2, 'mu_dtype': 'float32',
     }  # fmt: skip
     check_config(config)
 

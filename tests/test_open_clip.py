@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
+from configs import base
 from pgs.convert.open_clip import load_open_clip
 from pgs.errors import UserError
 from pgs.loss import info_nce
@@ -64,7 +64,7 @@ def test_loss_and_gradients(loaded, loss_fn):
 
 def test_ten_adamw_losses(loaded, loss_fn):
     _, params = loaded
-    settings = ConfigDict({'beta1': 0.9, 'beta2': 0.98, 'epsilon': 1e-6, 'weight_decay': 0.2})
+    settings = base.get_config().optimizer
     optimizer = build_optimizer(settings, 1e-3)
     state = optimizer.init(params)
 

@@ -11,14 +11,23 @@ CONFIG = {'seed': 0, 'log_every': 10, 'data': {'name': 'x', 'scale': (0.9, 1.0)}
 
 
 def test_a_new_folder_gets_the_config(tmp_path):
-    made = workdir.prepare(tmp_path / 'a' / 'b', CONFIG)
+    made = tmp_path / 'a' / 'b'
+    workdir.prepare(made, CONFIG)
     assert json.loads((made / 'config.json').read_text())['data']['scale'] == [0.9, 1.0]
     assert [p.name for p in made.iterdir()] == ['config.json']
 
 
 def test_the_same_config_comes_back(tmp_path):
     workdir.prepare(tmp_path, CONFIG)
-    assert workdir.prepare(tmp_path, CONFIG | {'log_every': 1}) == tmp_path
+    workdir.prepare(tmp_path, CONFIG | {'log_every': 1})
+    assert json.loads((tmp_path / 'config.json').read_text())['log_every'] == 1
+
+
+def test_addresses_and_home_are_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert str(workdir.absolute('gs://bucket/runs/a')) == 'gs://bucket/runs/a'
+    assert str(workdir.absolute('~/run')) == str(tmp_path / 'run')
+    assert workdir.absolute('run').is_absolute()
 
 
 def test_another_config_is_refused_by_its_keys(tmp_path):

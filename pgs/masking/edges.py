@@ -2,11 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange, reduce
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
-SOBEL_X = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32)
 
 # A flat image leaves rounding noise of a few float32 ulps of its brightness; scaled to [0, 1], that
 # noise would pass for edges. One grey level in one pixel of a patch lies two orders above this.
@@ -30,16 +28,13 @@ def sobel_magnitude(images_BxHxWx3: jax.Array) -> jax.Array:
         precision=jax.lax.Precision.HIGHEST,
     )
     padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    kernels = np.stack([SOBEL_X, SOBEL_X.T], axis=-1)[:, :, None, :]  # H W in out
-    gradients_BxHxWx2 = jax.lax.conv_general_dilated(
-        padded[..., None],
-        jnp.asarray(kernels, wide),
-        window_strides=(1, 1),
-        padding='VALID',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return jnp.sqrt(jnp.sum(jnp.square(gradients_BxHxWx2), axis=-1))
+    # Each kernel is a smoothing (1, 2, 1) along one axis and a difference along the other. Shifts
+    # and sums: as a convolution of one channel it took 6 % of a TPU's step, by compiled cost.
+    down = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
+    across = padded[:, :, :-2] + 2.0 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    gradient_x = down[:, :, 2:] - down[:, :, :-2]
+    gradient_y = across[:, 2:] - across[:, :-2]
+    return jnp.sqrt(jnp.square(gradient_x) + jnp.square(gradient_y))
 
 
 def edge_scores(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:

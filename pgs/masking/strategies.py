@@ -59,9 +59,9 @@ def mask_ratio(selection: PatchSelection, num_patches: int) -> jax.Array:
 
 
 def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:
-    """sample(key, (length,)) for each image, (batch, length): an image's draw hangs on its key alone."""
+    """float32 sample(key, (length,)) for each image: its draw hangs on its key alone."""
     keys_B = rng if rng.ndim else jax.random.split(rng, batch)
-    return jax.vmap(lambda key: sample(key, (length,)))(keys_B)
+    return jax.vmap(lambda key: sample(key, (length,), jnp.float32))(keys_B)
 
 
 def check_ratio(name: str, value: float) -> None:

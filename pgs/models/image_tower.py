@@ -6,6 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 
 from pgs.masking.budget import arrange, take
 from pgs.masking.similarity import pixel_patches
@@ -61,41 +63,64 @@ class ImageTower(nn.Module):
         positions = normal_param(self, 'positions', (length + 1, width), width**-0.5)
         x_BxLxD = x_BxLxD + positions[1:].astype(self.dtype)
 
-        first = (class_token + positions[0]).astype(self.dtype)
-        ln_pre, ln_post = layer_norm(self.dtype, 'ln_pre'), layer_norm(jnp.float32, 'ln_post')
-        transformer = Transformer(
+        class_D = (class_token + positions[0]).astype(self.dtype)
+
+        # From here on the tower sees the kept patches alone: its work falls with what is masked.
+        selection = None
+        if select is not None:
+            with jax.named_scope('patch_selection'):
+                selection = select(images_BxHxWx3, x_BxLxD)
+        where = segments = None
+        valid: tuple[jax.Array | None, ...] = (None,)
+        if selection is None or selection.keep_ids.shape[1] == length:
+            x_BxTxD = with_class(class_D, x_BxLxD)
+        elif selection.buckets is None:
+            kept = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
+            x_BxTxD = with_class(class_D, kept)
+            valid = (with_class_slot(selection.valid),)
+        else:
+            # A row is now a group of images, the short ones first, end to end.
+            where = arrange(selection.keep_ids, selection.valid, length, selection.buckets)
+            runs, segments = [], []
+            for ids_GxRxK in (where.short_ids, where.long_ids):
+                tokens = with_class(class_D, take(x_BxLxD, ids_GxRxK))
+                runs.append(tokens.reshape(ids_GxRxK.shape[0], -1, width))
+                segments.append((ids_GxRxK.shape[1], tokens.shape[1]))
+            x_BxTxD = jnp.concatenate(runs, axis=1)
+            segments = tuple(s for s in segments if s[0])
+            valid = (None, with_class_slot(rearrange(where.long_valid, 'g n k -> (g n) k')))
+            valid = valid[: len(segments)]
+
+        x_BxTxD = layer_norm(self.dtype, 'ln_pre')(x_BxTxD)
+        x_BxTxD = Transformer(
             self.layers,
             self.heads,
             self.mlp_ratio,
             False,
             self.dtype,
             self.remat,
+            segments,
             name='transformer',
-        )
-
-        def encode(x_BxKxD: jax.Array, valid_BxK: jax.Array | None = None) -> jax.Array:
-            """Embeds the patches given and pools at the class token, (B, D)."""
-            class_Bx1xD = jnp.broadcast_to(first, (x_BxKxD.shape[0], 1, width))
-            x_BxTxD = ln_pre(jnp.concatenate([class_Bx1xD, x_BxKxD], axis=1))
-            valid_BxT = None
-            if valid_BxK is not None:
-                valid_BxT = jnp.pad(valid_BxK, ((0, 0), (1, 0)), constant_values=True)
-            return ln_post(transformer(x_BxTxD, valid_BxT)[:, 0])
-
-        # From here on the tower sees the kept patches alone: its work falls with what is masked.
-        selection = None if select is None else select(images_BxHxWx3, x_BxLxD)
-        if selection is None or selection.keep_ids.shape[1] == length:
-            pooled = encode(x_BxLxD)
-        elif selection.buckets is None:
-            kept = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
-            pooled = encode(kept, selection.valid)
+        )(x_BxTxD, valid)
+        if where is None:
+            pooled = x_BxTxD[:, 0]
         else:
-            where = arrange(selection.keep_ids, selection.valid, length, selection.buckets)
-            short = encode(take(x_BxLxD, where.short_ids))
-            valid = where.long_valid.reshape(-1, where.long_valid.shape[-1])
-            long = encode(take(x_BxLxD, where.long_ids), valid)
-            by_group = [part.reshape(*where.inverse.shape[:1], -1, width) for part in (short, long)]
-            both = jnp.concatenate(by_group, axis=1)
-            pooled = jnp.take_along_axis(both, where.inverse[:, :, None], axis=1).reshape(-1, width)
+            starts = np.cumsum([0, *(t for count, t in segments for _ in range(count))])[:-1]
+            pooled = jnp.take_along_axis(x_BxTxD[:, starts], where.inverse[:, :, None], axis=1)
+            pooled = rearrange(pooled, 'g n d -> (g n) d')
+        pooled = layer_norm(jnp.float32, 'ln_post')(pooled)
         projection = normal_param(self, 'projection', (width, self.embed_dim), width**-0.5)
         return pooled @ projection, selection
+
+
+def with_class(class_D: jax.Array, x_BxKxD: jax.Array) -> jax.Array:
+    """The class token before each sequence of patches, (B, K + 1, D)."""
+    class_Bx1xD = jnp.broadcast_to(class_D, (x_BxKxD.shape[0], 1, class_D.shape[0]))
+    return jnp.concatenate([class_Bx1xD, x_BxKxD], axis=1)
+
+
+def with_class_slot(valid_BxK: jax.Array | None) -> jax.Array | None:
+    """The same for `valid`: the class token always counts."""
+    if valid_BxK is None:
+        return None
+    return jnp.pad(valid_BxK, ((0, 0), (1, 0)), constant_values=True)

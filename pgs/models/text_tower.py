@@ -44,7 +44,7 @@ class TextTower(nn.Module):
             self.dtype,
             self.remat,
             name='transformer',
-        )(x_BxTxD)
+        )(x_BxTxD, (None,))
         # The end-of-text token has the highest id; causal attention makes what follows it irrelevant.
         end_B = tokens_BxT.argmax(axis=-1)
         x_BxD = jnp.take_along_axis(x_BxTxD, end_B[:, None, None], axis=1)[:, 0]

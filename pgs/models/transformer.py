@@ -1,5 +1,6 @@
 """The pre-norm transformer that both towers share."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,9 @@ class Block(nn.Module):
       mlp_ratio: hidden width of the MLP over the width.
       layers: depth of the whole stack, for the residual initialisation alone.
       causal: each position sees itself and those before it.
+      segments: (sequences, tokens) of each run of equally long sequences that lie end to end in
+        a row of x; None where a row is one sequence. All but attention works token by token, so
+        that sequences of different lengths share its matrix products without padding.
       dtype: of the computation; parameters are float32, softmax and norms run in float32.
     """
 
@@ -34,11 +38,12 @@ class Block(nn.Module):
     mlp_ratio: float
     layers: int
     causal: bool
+    segments: tuple[tuple[int, int], ...] | None
     dtype: Any
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, mask_Bx1x1xT: jax.Array | None
+        self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]
     ) -> tuple[jax.Array, None]:
         x_BxTxD = split_batch(x_BxTxD)  # it is the weights that are gathered
         width = x_BxTxD.shape[-1]
@@ -52,9 +57,7 @@ class Block(nn.Module):
 
         h = layer_norm(self.dtype, 'ln_1')(x_BxTxD)
         qkv = dense(3 * width, width**-0.5, 'qkv')(h)
-        q, k, v = rearrange(qkv, 'b t (three h d) -> three b t h d', three=3, h=self.heads)
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask_Bx1x1xT, is_causal=self.causal)
-        h = rearrange(attended, 'b t h d -> b t (h d)')
+        h = self.attend(qkv, valid)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
         h = layer_norm(self.dtype, 'ln_2')(x_BxTxD)
@@ -63,13 +66,31 @@ class Block(nn.Module):
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
         return x_BxTxD, None
 
+    def attend(self, qkv_BxTx3D: jax.Array, valid: tuple[jax.Array | None, ...]) -> jax.Array:
+        """Attention within each sequence, (B, T, D)."""
+        length, results, start = qkv_BxTx3D.shape[1], [], 0
+        for (count, tokens), valid_NxT in zip(self.segments or ((1, length),), valid, strict=True):
+            part = qkv_BxTx3D[:, start : start + count * tokens]
+            start += count * tokens
+            # Split first: XLA copies all of it where one rearrange brings q, k, v to the front.
+            q, k, v = (
+                rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.heads)
+                for x in jnp.split(part, 3, axis=-1)
+            )
+            mask = None if valid_NxT is None else valid_NxT[:, None, None, :]
+            out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
+            results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
+        return jnp.concatenate(results, axis=1)
 
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x * Phi(x).
 
     By erf: jax.nn.gelu writes it by erfc, and on CPU XLA then takes 2.8 times as long for the
     gradient of an MLP of width 128 (measured with batch 256 x 47 tokens, 2 cores, the MLP alone;
-    within the whole step the difference was lost in the noise).
+    within the whole step the difference was lost in the noise). Recomputed in the backward pass,
+    which then keeps x alone and not four arrays of its size.
     """
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
@@ -93,14 +114,16 @@ class Transformer(nn.Module):
     causal: bool
     dtype: Any
     remat: str
+    segments: tuple[tuple[int, int], ...] | None = None
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, valid_BxT: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]) -> jax.Array:
         """Runs all blocks.
 
         Args:
           x_BxTxD: tokens.
-          valid_BxT: bool, False for tokens that no other may attend to; None for no mask at all.
+          valid: for each segment bool (sequences, tokens), False for tokens that no other may
+            attend to; None for no mask at all.
         """
         block = Block
         if self.remat != 'none':
@@ -112,11 +135,11 @@ class Transformer(nn.Module):
             in_axes=nn.broadcast,
             length=self.layers,
         )
-        mask_Bx1x1xT = None if valid_BxT is None else valid_BxT[:, None, None, :]
         blocks = stack(
-            self.heads, self.mlp_ratio, self.layers, self.causal, self.dtype, name='blocks'
-        )
-        x_BxTxD, _ = blocks(x_BxTxD.astype(self.dtype), mask_Bx1x1xT)
+            self.heads, self.mlp_ratio, self.layers, self.causal, self.segments, self.dtype,
+            name='blocks',
+        )  # fmt: skip
+        x_BxTxD, _ = blocks(x_BxTxD.astype(self.dtype), valid)
         return x_BxTxD
 
 
