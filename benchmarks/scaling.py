@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from benchmarks import common
-from pgs import cli
+from pgs import cli, sharding
 from pgs.aot import GIB, TooBig, fit
+from pgs.loss import info_nce
 from pgs.metrics import format_seconds
+from pgs.topology import devices_of
 
 SLICES = ['v5e:4x8', 'v5e:8x8', 'v5e:16x16', 'v4:4x4x4', 'v5p:4x4x4', 'v6e:8x8']
 CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config().')
@@ -46,6 +49,18 @@ def row(r: dict) -> list[str]:
 def markdown(reports: list[dict]) -> str:
     lines = [HEAD, ['---'] * len(HEAD), *(row(r) for r in reports if r['fits'])]
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+
+
+def loss_memory(topology: str, batch_size: int, width: int = 512) -> int:
+    """Bytes of temporaries of the loss and its gradient alone, on each device."""
+    mesh = sharding.make_mesh({'data': -1, 'fsdp': 1}, batch_size, devices_of(topology))
+    features = jax.ShapeDtypeStruct(
+        (batch_size, width), jnp.float32, sharding=sharding.batch_sharding(mesh)
+    )
+    with jax.set_mesh(mesh):
+        gradient = jax.jit(jax.grad(info_nce, argnums=(0, 1, 2)))
+        compiled = gradient.lower(features, features, jnp.float32(1.0)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
 def panels(reports: list[dict]) -> dict:
@@ -84,6 +99,10 @@ def main(argv):
         except TooBig as error:
             done.append({'fits': False} | error.report)
         common.write(OUT.value, {'steps': done}, panels(done))
+    print('\nThe loss alone, bytes on each device, and those of B x B logits:')
+    for topology, batch_size in wanted:
+        held = loss_memory(topology, batch_size)
+        print(f'{topology} {batch_size}: {held / 1e6:.0f} MB, {4 * batch_size**2 / 1e6:.0f} MB')
     print('\n' + markdown([r for r in done if (r['topology'], r['batch_size']) in wanted]))
 
 

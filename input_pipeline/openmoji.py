@@ -3,6 +3,7 @@
 OpenMoji images are CC BY-SA 4.0 (openmoji.org). Names come from the Unicode emoji list.
 """
 
+import fcntl
 import functools
 import hashlib
 import io
@@ -142,6 +143,13 @@ def prepare(cache_dir: str) -> tfds.core.DatasetBuilder:
       cache_dir: folder of prepared data sets; '~' is expanded.
     """
     folder = os.path.expanduser(cache_dir)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, '.openmoji.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs that start at once: one renders, one waits
+        return prepare_alone(folder)
+
+
+def prepare_alone(folder: str) -> tfds.core.DatasetBuilder:
     builder = OpenMoji(data_dir=folder, file_format='array_record')
     if not builder.is_prepared():
         count = sum(map(len, splits().values()))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from pgs import flops, hlo, sharding
 from pgs.build import build
+from pgs.errors import UserError
 from pgs.step import check_microbatches, jit_train_step, make_init
 from pgs.topology import chip_of, devices_of
 
@@ -49,7 +50,7 @@ def compile_step(config, topology: str) -> dict:
     """
     devices, chip = devices_of(topology), chip_of(topology)
     mesh = sharding.make_mesh(config.mesh, config.batch_size, devices)
-    check_microbatches(config.batch_size, config.microbatches, mesh.size)
+    check_microbatches(config, mesh.size)
     job = build(config, total_steps=1000, platform='tpu')
     state = jax.eval_shape(make_init(job.model, job.optimizer, config.seed))
     size, length = config.model.image.image_size, config.model.text.context_length
@@ -80,12 +81,10 @@ def compile_step(config, topology: str) -> dict:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r'Used ([\d.]+)([MGT]) of ([\d.]+)([MGT])', str(error))
-        if used is None:
+        needed = memory_needed(str(error), report['state_bytes'])
+        if needed is None:
             raise
-        unit = {'M': 2**20, 'G': GIB, 'T': 2**40}
-        report['needed_bytes'] = int(float(used[1]) * unit[used[2]])
-        report['capacity_bytes'] = int(float(used[3]) * unit[used[4]])
+        report['needed_bytes'], report['capacity_bytes'] = needed
         raise TooBig(report) from error
     memory = compiled.memory_analysis()
     traffic = hlo.traffic(compiled.as_text(), **mesh.shape)
@@ -100,6 +99,19 @@ def compile_step(config, topology: str) -> dict:
         'collectives': [c._asdict() for c in traffic.collectives],
     }
     return report | estimate(report, traffic, mesh, chip)
+
+
+def memory_needed(message: str, state: int) -> tuple[int, int] | None:
+    """(bytes needed, bytes there) from the compiler's refusal; None where it is about another thing."""
+    unit = {'K': 2**10, 'M': 2**20, 'G': GIB, 'T': 2**40}
+    number = r'([\d.]+)([KMGT])'
+    whole = re.search(rf'Used {number} of {number}', message)
+    temporaries = re.search(rf'\({number}\) exceeds? available HBM \({number}\)', message)
+    found = whole or temporaries
+    if found is None:
+        return None
+    needed, there = (int(float(found[i]) * unit[found[i + 1]]) for i in (1, 3))
+    return needed + (0 if whole else state), there
 
 
 def estimate(report: dict, traffic: hlo.Traffic, mesh, chip) -> dict:
@@ -198,6 +210,9 @@ def fit(config, topology: str, say: Callable[[str], None]) -> dict:
             report = compile_step(trial, topology)
         except TooBig as error:
             last = error
+            continue
+        except UserError as error:
+            say(f'  not possible: {error}')
             continue
         say(f'Fits with {words}')
         return report | {'suggestion': words}

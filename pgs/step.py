@@ -1,5 +1,6 @@
 """The train step: one pure function of a state and a batch."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,15 +46,29 @@ def init_state(model: CLIP, optimizer: optax.GradientTransformation, seed: int, 
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
 
 
-def check_microbatches(batch_size: int, microbatches: int, devices: int) -> None:
-    """Raises UserError where the microbatches do not divide what each device holds."""
-    local = batch_size // devices
-    if microbatches < 1 or local % microbatches:
+def check_microbatches(config, devices: int) -> None:
+    """Checks that microbatches give what the whole batch would.
+
+    Raises:
+      UserError: microbatches that do not divide what each device holds, or that would cut up the
+        groups of images which share a token budget, and so change masks.
+    """
+    count, local = config.microbatches, config.batch_size // devices
+    if count < 1 or local % count:
         fitting = [n for n in range(1, local + 1) if local % n == 0]
         raise UserError(
-            f'config.microbatches={microbatches} does not divide the {local} pairs that each of '
-            f'{devices} device(s) holds of batch_size={batch_size}: take one of '
+            f'config.microbatches={count} does not divide the {local} pairs that each of '
+            f'{devices} device(s) holds of batch_size={config.batch_size}: take one of '
             f'{", ".join(map(str, fitting))}'
+        )
+    masking = config.masking
+    budgeted = masking.strategy == 'pgs' and masking.min_ratio < masking.max_ratio
+    if count > 1 and budgeted and masking.long_share < 1 and local // count % masking.budget_group:
+        raise UserError(
+            f'config.microbatches={count} leaves {local // count} pairs of a device at a time, which '
+            f'masking.budget_group={masking.budget_group} does not divide, so that masks would '
+            f'change: take masking.budget_group={math.gcd(local // count, masking.budget_group)}, '
+            'or masking.long_share=1'
         )
 
 

@@ -54,7 +54,7 @@ def train(config, workdir: str | os.PathLike) -> dict:
     # --- Check, before anything is written ---
     check_config(config)
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
-    check_microbatches(config.batch_size, config.microbatches, mesh.size)
+    check_microbatches(config, mesh.size)
     train_sources = distributed.primary_first(lambda: sources.open_train(config.data))
     sampler.batch_shares([weight for _, weight in train_sources], config.batch_size)
     held_out_source = sources.open_held_out(config.data)

@@ -10,6 +10,7 @@ from pgs.errors import UserError
 from pgs.masking import configured
 from pgs.masking.strategies import PatchSelection
 from pgs.models import build_model
+from pgs.models.transformer import fused
 from pgs.models.clip import CLIP, unit_norm
 
 
@@ -239,3 +240,23 @@ def test_sizes_that_do_not_fit_are_named(part, changes, words):
 def test_unknown_remat_policy_is_named():
     with pytest.raises(UserError, match="remat='some'"):
         build_model(small_model_config(remat='some'), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ('backend', 'dtype', 'width', 'masked', 'expected'),
+    [
+        ('gpu', jnp.bfloat16, 64, False, 'cudnn'),
+        ('gpu', jnp.bfloat16, 64, True, None),
+        ('gpu', jnp.float32, 64, False, None),
+        ('gpu', jnp.bfloat16, 12, False, None),
+        ('gpu', jnp.bfloat16, 256, False, None),
+        ('tpu', jnp.bfloat16, 64, False, None),
+        ('cpu', jnp.bfloat16, 64, False, None),
+    ],
+)
+def test_fused_attention_where_cudnn_takes_it(
+    monkeypatch, backend, dtype, width, masked, expected
+):
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    q = jnp.zeros((1, 2, 1, width), dtype)
+    assert fused(q, jnp.ones((1, 1, 1, 2), bool) if masked else None) == expected

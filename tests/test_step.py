@@ -1,10 +1,12 @@
 """The train step: one compilation, one result on any number of devices, nothing hidden."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import one_device_mesh
+from conftest import one_device_mesh, shrunk_quickstart
 
 from pgs import sharding
 from pgs.build import build
@@ -39,6 +41,13 @@ def run(config, mesh, count=4):
     return state, history
 
 
+@functools.cache
+def on_one_device(strategy='pgs'):
+    config = shrunk_quickstart(total_steps=6)
+    config.masking.strategy = strategy
+    return run(config, one_device_mesh(16))
+
+
 def assert_same(one, other, rtol=1e-5, atol=2e-5):
     (state_one, history_one), (state_other, history_other) = one, other
     for a, b in zip(history_one, history_other, strict=True):
@@ -67,10 +76,9 @@ def test_one_compilation_for_many_steps(tiny_config):
 )
 def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsdp):
     tiny_config.masking.strategy = strategy
-    one = run(tiny_config, one_device_mesh(16))
     mesh = sharding.make_mesh({'data': data, 'fsdp': fsdp}, 16)
     many = run(tiny_config, mesh)
-    assert_same(one, many)
+    assert_same(on_one_device(strategy), many)
     kernel = many[0].params['text_tower']['token_embedding']
     assert len(kernel.sharding.device_set) == 8
     assert kernel.addressable_shards[0].data.size * fsdp == kernel.size
@@ -78,9 +86,10 @@ def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsd
     assert moments.sharding == kernel.sharding
 
 
-@pytest.mark.parametrize(('count', 'data', 'fsdp'), [(4, 1, 1), (16, 1, 1), (2, 4, 2)])
+@pytest.mark.parametrize(('count', 'data', 'fsdp'), [(4, 1, 1), (2, 2, 2)])
 def test_microbatches_compute_what_the_whole_batch_does(tiny_config, count, data, fsdp):
-    """The masks too: an image's draw does not hang on its microbatch."""
+    """The masks too: an image's draw does not hang on its microbatch, nor its group's budget."""
+    tiny_config.masking.budget_group = 2
     whole = run(tiny_config, one_device_mesh(16))
     mesh = sharding.make_mesh({'data': data, 'fsdp': fsdp}, 16, jax.devices()[: data * fsdp])
     tiny_config.microbatches = count
@@ -89,6 +98,7 @@ def test_microbatches_compute_what_the_whole_batch_does(tiny_config, count, data
 
 def test_the_gradient_of_microbatches_is_that_of_the_batch(tiny_config):
     """To 1e-5 of each gradient's largest entry; through the optimiser it could hide."""
+    tiny_config.masking.budget_group = 4
     gradients = {}
     for count in (1, 4):
         tiny_config.microbatches = count
@@ -103,11 +113,19 @@ def test_the_gradient_of_microbatches_is_that_of_the_batch(tiny_config):
 
 @pytest.mark.parametrize(
     ('microbatches', 'words'),
-    [(3, 'microbatches=3 does not divide the 8 pairs .* 1, 2, 4, 8'), (0, 'microbatches=0')],
+    [
+        (3, 'microbatches=3 does not divide the 8 pairs .* 1, 2, 4, 8'),
+        (0, 'microbatches=0'),
+        (4, 'leaves 2 pairs .*budget_group=16 .* take masking.budget_group=2, or'),
+    ],
 )
-def test_microbatches_that_do_not_divide_are_named(microbatches, words):
+def test_microbatches_that_do_not_fit_are_named(tiny_config, microbatches, words):
+    tiny_config.microbatches = microbatches
     with pytest.raises(UserError, match=words):
-        check_microbatches(16, microbatches, 2)
+        check_microbatches(tiny_config, 2)
+    tiny_config.update(microbatches=4)
+    tiny_config.masking.long_share = 1.0
+    check_microbatches(tiny_config, 2)  # without a budget no group is cut up
 
 
 def test_the_old_state_is_given_up(tiny_config):

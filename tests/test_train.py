@@ -157,6 +157,16 @@ def test_bad_config_is_refused_before_anything_is_written(
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_profile_is_traced(tiny_config, tmp_path, capsys):
+    """Two of six steps, in the folder where TensorBoard's profiler looks."""
+    tiny_config.profile_steps = 2
+    train(tiny_config, tmp_path)
+    assert [p.stat().st_size > 10_000 for p in (tmp_path / 'profile').rglob('*.xplane.pb')] == [
+        True
+    ]
+    assert 'Traced 2 step(s) into' in capsys.readouterr().out
+
+
 def test_a_diverged_run_says_so(tiny_config, tmp_path):
     tiny_config.optimizer.update(peak_learning_rate=1e30, warmup_steps=0)
     with pytest.raises(UserError, match=r'diverged; lower config\.optimizer\.peak_learning_rate'):

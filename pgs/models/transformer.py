@@ -78,9 +78,22 @@ class Block(nn.Module):
                 for x in jnp.split(part, 3, axis=-1)
             )
             mask = None if valid_NxT is None else valid_NxT[:, None, None, :]
-            out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=self.causal)
+            out = jax.nn.dot_product_attention(
+                q, k, v, mask=mask, is_causal=self.causal, implementation=fused(q, mask)
+            )
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
+
+
+def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> str | None:
+    """'cudnn' where cuDNN's flash attention takes these arrays, None for XLA's own.
+
+    JAX leaves the choice to the caller. cuDNN wants half precision and a head width of a
+    multiple of 8 up to 128; with a mask it has further conditions, so that XLA does those.
+    """
+    width = q_BxTxHxD.shape[-1]
+    fits = q_BxTxHxD.dtype == jnp.bfloat16 and width % 8 == 0 and width <= 128 and mask is None
+    return 'cudnn' if fits and jax.default_backend() == 'gpu' else None
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
