@@ -57,9 +57,10 @@ def loss_memory(topology: str, batch_size: int, width: int = 512) -> int:
     features = jax.ShapeDtypeStruct(
         (batch_size, width), jnp.float32, sharding=sharding.batch_sharding(mesh)
     )
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding.replicated(mesh))
     with jax.set_mesh(mesh):
         gradient = jax.jit(jax.grad(info_nce, argnums=(0, 1, 2)))
-        compiled = gradient.lower(features, features, jnp.float32(1.0)).compile()
+        compiled = gradient.lower(features, features, scale).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
