@@ -31,52 +31,60 @@ JSON = flags.DEFINE_bool('json', False, 'Print JSON and nothing else.')
 DEFAULT = os.path.join('configs', 'vitb16_pgs.py')
 
 
+def gib(size: float) -> str:
+    return f'{size / GIB:.2f} GiB'
+
+
+def giga(size: float) -> str:
+    return f'{size / 1e9:.2f} GB'
+
+
+def ms(seconds: float) -> str:
+    return f'{seconds * 1e3:.1f} ms'
+
+
+def exchanged(report: dict, kind: str, axis: str) -> str:
+    for c in report['collectives']:
+        if (c['kind'], c['axis']) == (kind, axis):
+            return f'{c["count"]}, {c["bytes"] / 1e6:.1f} MB'
+    return '-'
+
+
+# Label of a row, and what it says of a report.
+SIZES = (
+    ('strategy', lambda r: r['strategy']),
+    ('topology', lambda r: r['topology']),
+    ('mesh data x fsdp', lambda r: '{data} x {fsdp}'.format(**r['mesh'])),
+    ('batch (a device)', lambda r: f'{r["batch_size"]} ({r["batch_per_device"]})'),
+    ('remat, microbatches', lambda r: f'{r["remat"]}, {r["microbatches"]}'),
+    ('HBM: arguments', lambda r: gib(r['argument_bytes'])),
+    ('HBM: temporaries', lambda r: gib(r['temporary_bytes'])),
+    ('HBM: other results', lambda r: gib(r['output_bytes'])),
+    ('HBM: code', lambda r: gib(r['code_bytes'])),
+    ('HBM of the chip', lambda r: gib(r['capacity_bytes'])),
+    ('TFLOP a step, all', lambda r: f'{r["flops"] / 1e12:.1f}'),
+    ('memory traffic', lambda r: giga(r['memory_traffic_bytes'])),
+    ('  of it selection', lambda r: giga(r['selection_traffic_bytes'])),
+)
+TIMES = (
+    ('at peak FLOP/s', lambda r: ms(r['compute_seconds'])),
+    ('at peak bandwidth', lambda r: ms(r['memory_seconds'])),
+    ('collectives', lambda r: ms(r['wire_seconds'])),
+    ('roofline', lambda r: ms(r['roofline_seconds'])),
+    ("compiler's cycles", lambda r: ms(r['cycle_seconds'])),
+    ('estimate a step', lambda r: ms(r['estimated_seconds'])),
+    ('pairs/s', lambda r: f'{r["pairs_per_second"]:.0f}'),
+    ('days, 32 epochs', lambda r: f'{r["paper_days"]:.2f}'),
+    ('chip-hours', lambda r: f'{r["chip_hours"]:.0f}'),
+)
+
+
 def table(reports: list[dict]) -> str:
     """The figures, a column for each compiled step."""
-
-    def gib(size):
-        return f'{size / GIB:.2f} GiB'
-
-    def giga(size):
-        return f'{size / 1e9:.2f} GB'
-
-    def ms(seconds):
-        return f'{seconds * 1e3:.1f} ms'
-
-    rows = [
-        ('strategy', [r['strategy'] for r in reports]),
-        ('topology', [r['topology'] for r in reports]),
-        ('mesh data x fsdp', ['{data} x {fsdp}'.format(**r['mesh']) for r in reports]),
-        ('batch (a device)', [f'{r["batch_size"]} ({r["batch_per_device"]})' for r in reports]),
-        ('remat, microbatches', [f'{r["remat"]}, {r["microbatches"]}' for r in reports]),
-        ('HBM: arguments', [gib(r['argument_bytes']) for r in reports]),
-        ('HBM: temporaries', [gib(r['temporary_bytes']) for r in reports]),
-        ('HBM: other results', [gib(r['output_bytes']) for r in reports]),
-        ('HBM: code', [gib(r['code_bytes']) for r in reports]),
-        ('HBM of the chip', [gib(r['capacity_bytes']) for r in reports]),
-        ('TFLOP a step, all', [f'{r["flops"] / 1e12:.1f}' for r in reports]),
-        ('memory traffic', [giga(r['memory_traffic_bytes']) for r in reports]),
-        ('  of it selection', [giga(r['selection_traffic_bytes']) for r in reports]),
-    ]
-    kinds = sorted({(c['kind'], c['axis']) for r in reports for c in r['collectives']})
-    for kind, axis in kinds:
-        found = [
-            next((c for c in r['collectives'] if (c['kind'], c['axis']) == (kind, axis)), None)
-            for r in reports
-        ]
-        cells = [f'{c["count"]}, {c["bytes"] / 1e6:.1f} MB' if c else '-' for c in found]
-        rows.append((f'{kind} over {axis}', cells))
-    rows += [
-        ('at peak FLOP/s', [ms(r['compute_seconds']) for r in reports]),
-        ('at peak bandwidth', [ms(r['memory_seconds']) for r in reports]),
-        ('collectives', [ms(r['wire_seconds']) for r in reports]),
-        ('roofline', [ms(r['roofline_seconds']) for r in reports]),
-        ("compiler's cycles", [ms(r['cycle_seconds']) for r in reports]),
-        ('estimate a step', [ms(r['estimated_seconds']) for r in reports]),
-        ('pairs/s', [f'{r["pairs_per_second"]:.0f}' for r in reports]),
-        ('days, 32 epochs', [f'{r["paper_days"]:.2f}' for r in reports]),
-        ('chip-hours', [f'{r["chip_hours"]:.0f}' for r in reports]),
-    ]
+    rows = [(label, [cell(r) for r in reports]) for label, cell in SIZES]
+    for kind, axis in sorted({(c['kind'], c['axis']) for r in reports for c in r['collectives']}):
+        rows.append((f'{kind} over {axis}', [exchanged(r, kind, axis) for r in reports]))
+    rows += [(label, [cell(r) for r in reports]) for label, cell in TIMES]
     if len(reports) > 1:
         base = next((r for r in reports if r['strategy'] == 'none'), reports[0])
         name = base['strategy']

@@ -164,7 +164,7 @@ def moved(i: Instruction, body: dict[str, Instruction], computations) -> int:
     total = 0
     for number, operand in enumerate(operands):
         if size(operand.shape):
-            total += min(size(operand.shape), read(number, fused, computations))
+            total += int(min(size(operand.shape), read(number, fused, computations)))
     root = next(inner for inner in fused.values() if inner.root)
     results = [fused[n] for n in root.operands()] if root.opcode == 'tuple' else [root]
     outer = ARRAY.findall(i.shape)
@@ -252,10 +252,10 @@ def traffic(text: str, *, data: int, fsdp: int) -> Traffic:
                 if channel and channel[1] in channels:
                     continue  # one exchange that the compiler has spread over several fusions
                 channels.add(channel and channel[1])
-                entry_ = exchanged[kind, group_of(i.attributes, data, fsdp)]
-                entry_[0] += times
+                total = exchanged[kind, group_of(i.attributes, data, fsdp)]
+                total[0] += times
                 whole = size(i.shape, main_memory=False)
-                entry_[1] += times * (whole // 2 if i.opcode.endswith('-start') else whole)
+                total[1] += times * (whole // 2 if i.opcode.endswith('-start') else whole)
             if name in runs:
                 cycles = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
                 part = 'selection' if 'patch_selection' in i.attributes else 'rest'

@@ -4,8 +4,9 @@ A strategy is a pure function
 
     strategy(rng, images, patch_embeddings, progress, *, patch_size, **options) -> PatchSelection
 
-with rng a key for each image (B,), or one from which they are split, images float32 (B, H, W, 3), patch_embeddings (B, L, D) after the position embedding, and progress
-= step / total_steps in [0, 1]. Shapes depend on the options alone, and no gradient flows through it.
+with rng a key for each image (B,), or one from which they are split, images float32 (B, H, W, 3),
+patch_embeddings (B, L, D) after the position embedding, and progress = step / total_steps in [0, 1].
+Shapes depend on the options alone, and no gradient flows through it.
 To add one: write the function, put it into STRATEGIES, and name its options in config.masking.
 """
 
