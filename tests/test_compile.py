@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,14 @@ def test_the_command_and_its_json():
     (report,) = json.loads(done.stdout)
     assert report['fits']
     assert report['strategy'] == 'pgs 0.3-0.5'
+    # 4096 pairs a chip, without remat: refused by the compiler, with figures and advice.
+    flags = ['--config.batch_size=16384', '--config.model.remat=none']
+    done = subprocess.run(
+        [*command[:5], *flags], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.search(r'needs [\d.]+ GiB a device, [\d.]+ GiB more than', done.stderr)
+    assert json.loads(done.stdout)['fits'] is False
 
 
 @pytest.mark.parametrize(
