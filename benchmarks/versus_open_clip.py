@@ -6,8 +6,8 @@
 Both do a forward, a backward and an AdamW step of the same batch in float32, without gradient
 checkpointing, on every core. open_clip masks with its own patch dropout (FLIP) at the ratio of our
 row. Ours also turns the pixels to floats and computes the gradient's norm; theirs gets floats. They
-take turns, ours, theirs, ours, theirs, with an untimed step before each. The ratio is their seconds over ours, round by round: above
-1, ours is faster.
+take turns, ours, theirs, ours, theirs, with an untimed step before each. The ratio is their seconds
+over ours, round by round: above 1, ours is faster.
 
 Only an otherwise idle machine gives a fair ratio: torch's threads wait for each other at the end of
 each operation, so that another process on the cores costs it far more than XLA.
