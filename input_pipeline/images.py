@@ -46,11 +46,6 @@ def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, 3)
 
 
-def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
-    """`resize_array` within a tf.data graph."""
-    return tf.numpy_function(resize_array, [image, height, width], tf.uint8, stateful=False)
-
-
 def image_size(encoded: bytes) -> tuple[int, int]:
     """(height, width) by the header of an encoded image, in microseconds for a JPEG.
 
@@ -133,16 +128,27 @@ def cropped(encoded_G: tf.Tensor, boxes_Gx4: tf.Tensor, *, image_size: int) -> t
     return tf.ensure_shape(views, [len(decoded), image_size, image_size, 3])
 
 
-def centre_crop(encoded: tf.Tensor, *, image_size: int) -> tf.Tensor:
-    """Evaluation view: shorter side to image_size, then the centre, uint8 (image_size, image_size, 3)."""
-    image = decode(encoded)
-    size = tf.cast(tf.shape(image)[:2], tf.float64)
+def centre_crop(encoded: bytes, *, image_size: int) -> np.ndarray:
+    """Evaluation view by Pillow, as torchvision's Resize and CenterCrop give it.
+
+    Args:
+      encoded: an image in any format that Pillow reads, WebP too.
+      image_size: the shorter side becomes this long, then the centre is taken; pixels.
+
+    Returns:
+      uint8 (image_size, image_size, 3).
+
+    Raises:
+      ValueError: no image, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image = opened.convert('RGB')  # before the resize, as webdataset hands images over
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f'not a readable image ({error})') from error
+    short = min(image.size)
     # torchvision cuts the longer side down to a whole pixel, and rounds where the crop begins.
-    new_h, new_w = tf.unstack(tf.cast(image_size * size / tf.reduce_min(size), tf.int32))
-    image = resize(image, new_h, new_w)
-    top, left = (
-        tf.cast(tf.round(tf.cast(d - image_size, tf.float32) / 2.0), tf.int32)
-        for d in (new_h, new_w)
-    )
-    image = image[top : top + image_size, left : left + image_size]
-    return tf.ensure_shape(image, [image_size, image_size, 3])
+    sides = [int(image_size * side / short) for side in image.size]
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (round((side - image_size) / 2.0) for side in sides)
+    return np.asarray(image.crop((left, top, left + image_size, top + image_size)))

@@ -152,7 +152,7 @@ def eval_batches(
     for start in range(0, len(source), batch_size):
         ids = list(range(start, min(start + batch_size, len(source))))
         records = source.__getitems__(ids)
-        views = [images.centre_crop(r['image'], image_size=image_size).numpy() for r in records]
+        views = [images.centre_crop(r['image'], image_size=image_size) for r in records]
         tokens = tokenize([captions_of(r)[0] for r in records], context_length)
         short = batch_size - len(ids)
         yield {

@@ -101,7 +101,7 @@ def draw_masks(config, model: CLIP, params, source, path: epath.Path) -> None:
     size, patch = image.image_size, image.patch_size
     step = max(len(source) // FIGURE_ROWS, 1)
     records = source.__getitems__(list(range(0, len(source), step))[:FIGURE_ROWS])
-    own = [image_ops.centre_crop(r['image'], image_size=size).numpy() for r in records]
+    own = [image_ops.centre_crop(r['image'], image_size=size) for r in records]
     mixed, _, names = objects_over_photographs(size, FIGURE_ROWS)
     images = np.concatenate([np.stack(own), mixed])
     captions = [captions_of(r)[0] for r in records]
