@@ -46,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.embed_dim = 512
     config.model.dtype = 'auto'  # of the computation: 'bfloat16' on TPU and GPU, 'float32' on CPU
     config.model.remat = 'dots'  # recomputed backward: 'none', 'dots' (all but products), 'full'
+    config.model.quick_gelu = False  # x * sigmoid(1.702 x), as OpenAI's weights want; exact GELU
     config.model.image = ml_collections.ConfigDict()
     config.model.image.image_size = 224  # pixels
     config.model.image.patch_size = 16  # pixels; divides image_size

@@ -40,9 +40,11 @@ class CLIP(nn.Module):
     text: Any
     dtype: Any = jnp.float32
     remat: str = 'none'
+    quick_gelu: bool = False
 
     def setup(self):
         common = {'embed_dim': self.embed_dim, 'dtype': self.dtype, 'remat': self.remat}
+        common['quick_gelu'] = self.quick_gelu
         self.image_tower = ImageTower(**self.image, **common)
         self.text_tower = TextTower(**self.text, **common)
         self.log_scale = self.param(
@@ -88,7 +90,7 @@ def build_model(model_config, *, dtype: Any) -> CLIP:
     """The model that config.model describes.
 
     Args:
-      model_config: mapping with embed_dim, image, text, remat.
+      model_config: mapping with embed_dim, image, text, remat, quick_gelu.
       dtype: of the computation.
 
     Raises:
@@ -112,4 +114,11 @@ def build_model(model_config, *, dtype: Any) -> CLIP:
         raise UserError(
             f'model.remat={model_config["remat"]!r} is unknown: known are {", ".join(REMAT_POLICIES)}'
         )
-    return CLIP(model_config['embed_dim'], image, text, dtype, model_config['remat'])
+    return CLIP(
+        model_config['embed_dim'],
+        image,
+        text,
+        dtype,
+        model_config['remat'],
+        model_config['quick_gelu'],
+    )

@@ -22,7 +22,7 @@ class ImageTower(nn.Module):
       image_size, patch_size: pixels; patch_size divides image_size.
       width, layers, heads, mlp_ratio: of the transformer.
       embed_dim: width of the shared embedding.
-      dtype, remat: as in Transformer.
+      dtype, remat, quick_gelu: as in Transformer.
     """
 
     image_size: int
@@ -34,6 +34,7 @@ class ImageTower(nn.Module):
     embed_dim: int
     dtype: Any
     remat: str
+    quick_gelu: bool
 
     @nn.compact
     def __call__(
@@ -97,6 +98,7 @@ class ImageTower(nn.Module):
             self.heads,
             self.mlp_ratio,
             False,
+            self.quick_gelu,
             self.dtype,
             self.remat,
             segments,

@@ -17,7 +17,7 @@ class TextTower(nn.Module):
       vocab_size: the end-of-text token has the highest id in it.
       width, layers, heads, mlp_ratio: of the transformer.
       embed_dim: width of the shared embedding.
-      dtype, remat: as in Transformer.
+      dtype, remat, quick_gelu: as in Transformer.
     """
 
     context_length: int
@@ -29,6 +29,7 @@ class TextTower(nn.Module):
     embed_dim: int
     dtype: Any
     remat: str
+    quick_gelu: bool
 
     @nn.compact
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
@@ -41,6 +42,7 @@ class TextTower(nn.Module):
             self.heads,
             self.mlp_ratio,
             True,
+            self.quick_gelu,
             self.dtype,
             self.remat,
             name='transformer',

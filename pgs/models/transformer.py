@@ -21,13 +21,14 @@ REMAT_POLICIES = {
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with exact GELU.
+    """x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
       heads: attention heads; divides the width.
       mlp_ratio: hidden width of the MLP over the width.
       layers: depth of the whole stack, for the residual initialisation alone.
       causal: each position sees itself and those before it.
+      quick_gelu: the MLP has QuickGELU, as OpenAI's CLIP, and not the exact GELU.
       segments: (sequences, tokens) of each run of equally long sequences that lie end to end in
         a row of x; None where a row is one sequence. All but attention works token by token, so
         that sequences of different lengths share its matrix products without padding.
@@ -38,6 +39,7 @@ class Block(nn.Module):
     mlp_ratio: float
     layers: int
     causal: bool
+    quick_gelu: bool
     segments: tuple[tuple[int, int], ...] | None
     dtype: Any
 
@@ -62,7 +64,7 @@ class Block(nn.Module):
 
         h = layer_norm(self.dtype, 'ln_2')(x_BxTxD)
         h = dense(int(width * self.mlp_ratio), (2 * width) ** -0.5, 'fc')(h)
-        h = gelu(h)
+        h = quick_gelu(h) if self.quick_gelu else gelu(h)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
         return x_BxTxD, None
 
@@ -108,6 +110,12 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's approximation of GELU, x * sigmoid(1.702 x); recomputed backward, as `gelu` is."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
     """Layer norm with float32 statistics, gain and bias."""
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
@@ -125,6 +133,7 @@ class Transformer(nn.Module):
     heads: int
     mlp_ratio: float
     causal: bool
+    quick_gelu: bool
     dtype: Any
     remat: str
     segments: tuple[tuple[int, int], ...] | None = None
@@ -149,8 +158,8 @@ class Transformer(nn.Module):
             length=self.layers,
         )
         blocks = stack(
-            self.heads, self.mlp_ratio, self.layers, self.causal, self.segments, self.dtype,
-            name='blocks',
+            self.heads, self.mlp_ratio, self.layers, self.causal, self.quick_gelu, self.segments,
+            self.dtype, name='blocks',
         )  # fmt: skip
         x_BxTxD, _ = blocks(x_BxTxD.astype(self.dtype), valid)
         return x_BxTxD
