@@ -1,16 +1,15 @@
-"""OpenCLIP's weights, by name, as parameters of our model."""
+"""OpenCLIP's weights, by name, as parameters of our model, and the other way round."""
 
-import json
+import math
 from pathlib import Path
 
 import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from pgs.errors import UserError
+from pgs.convert.open_clip_config import model_config, read_json
+from pgs.convert.parameters import layout_of
+from pgs.convert.tensors import check_tensors, read_tensors
 from pgs.models.clip import CLIP, build_model
 
 
@@ -26,6 +25,14 @@ def conv_to_dense(w):
     """(out, in, height, width) -> (height * width * in, out): the order of `pixel_patches`."""
     return w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
 
+
+def dense_to_conv(w):
+    """The inverse of conv_to_dense, for square patches of three channels."""
+    size = math.isqrt(w.shape[0] // 3)
+    return w.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
+
+
+INVERSE = {same: same, transposed: transposed, conv_to_dense: dense_to_conv}
 
 # OpenCLIP name -> (path of our parameter, transform). Block entries stand for one layer.
 TOP_TABLE = {
@@ -61,64 +68,45 @@ BLOCK_TABLE = {
 TOWERS = {'visual.transformer.resblocks': 'image_tower', 'transformer.resblocks': 'text_tower'}
 
 
-def to_params(weights: dict[str, np.ndarray], layers: dict[str, int]) -> dict:
+def to_params(weights: dict[str, np.ndarray], described: dict, where: str = 'weights') -> dict:
     """Renames and transposes OpenCLIP's tensors; layers are stacked.
 
     Args:
       weights: OpenCLIP name -> array.
-      layers: {'image_tower': n, 'text_tower': n}.
+      described: config.model of the model that they are for.
+      where: names the weights in a message.
 
     Returns:
-      The parameter tree of `CLIP`, float32.
+      The parameter tree of `CLIP`, float32 numpy.
 
     Raises:
-      UserError: a missing or a surplus tensor, by name.
+      UserError: a tensor that is missing, surplus, of another shape or not finite, by name.
     """
-    wanted = set(TOP_TABLE)
-    for prefix, tower in TOWERS.items():
-        wanted |= {f'{prefix}.{i}.{n}' for i in range(layers[tower]) for n in BLOCK_TABLE}
-    if missing := sorted(wanted - weights.keys()):
-        raise UserError(f'weights lack {missing[0]!r} ({len(missing)} tensors missing): '
-                        'do the layers of the config fit them?')  # fmt: skip
-    if surplus := sorted(weights.keys() - wanted):
-        raise UserError(f'weights hold {surplus[0]!r}, which this model has no place for '
-                        f'({len(surplus)} surplus tensors): do the layers of the config fit them?')  # fmt: skip
+    check_tensors(weights, layout_of(described, from_params), where)
     params = {path: fn(weights[name]) for name, (path, fn) in TOP_TABLE.items()}
     for prefix, tower in TOWERS.items():
+        layers = described[tower.removesuffix('_tower')]['layers']
         for name, (path, fn) in BLOCK_TABLE.items():
-            stack = [fn(weights[f'{prefix}.{i}.{name}']) for i in range(layers[tower])]
+            stack = [fn(weights[f'{prefix}.{i}.{name}']) for i in range(layers)]
             params[f'{tower}/transformer/blocks/{path}'] = np.stack(stack)
-    params = {path: jnp.asarray(w, jnp.float32) for path, w in params.items()}
+    params = {path: np.asarray(w, np.float32, order='C') for path, w in params.items()}
     return flax.traverse_util.unflatten_dict(params, sep='/')
 
 
-def model_config(open_clip_config: dict) -> dict:
-    """config.model of an OpenCLIP model card's JSON (its `model_cfg` part too).
-
-    Raises:
-      UserError: a setting of OpenCLIP that the towers here do not have.
-    """
-    source = open_clip_config.get('model_cfg', open_clip_config)
-    vision, text = source['vision_cfg'], source['text_cfg']
-    if source.get('quick_gelu'):
-        raise UserError('quick_gelu models are not supported: the towers here use the exact GELU')
-    known = (
-        {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio'},
-        {'context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio'},
-    )
-    for part, names in zip((vision, text), known, strict=True):
-        if unknown := sorted(part.keys() - names):
-            raise UserError(f'OpenCLIP config sets {unknown[0]!r}, which the towers here lack')
-    image = {k: vision[k] for k in ('image_size', 'patch_size', 'width', 'layers')}
-    image['heads'] = vision['width'] // vision.get('head_width', 64)
-    image['mlp_ratio'] = float(vision.get('mlp_ratio', 4.0))
-    text_keys = ('context_length', 'vocab_size', 'width', 'layers', 'heads')
-    text_part = {k: text[k] for k in text_keys} | {'mlp_ratio': float(text.get('mlp_ratio', 4.0))}
-    return {'embed_dim': source['embed_dim'], 'image': image, 'text': text_part, 'remat': 'none'}
+def from_params(params: dict) -> dict:
+    """The inverse of to_params: parameter tree -> OpenCLIP name -> array."""
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    weights = {name: INVERSE[fn](flat[path]) for name, (path, fn) in TOP_TABLE.items()}
+    for prefix, tower in TOWERS.items():
+        for name, (path, fn) in BLOCK_TABLE.items():
+            stack = flat[f'{tower}/transformer/blocks/{path}']
+            for i in range(stack.shape[0]):
+                weights[f'{prefix}.{i}.{name}'] = INVERSE[fn](stack[i])
+    return weights
 
 
 def load_open_clip(weights_path: str | Path, config_path: str | Path) -> tuple[CLIP, dict]:
-    """Reads an OpenCLIP model.
+    """Reads an OpenCLIP model by its two files; `pgs.convert.load_model` finds them itself.
 
     Args:
       weights_path: .safetensors file with OpenCLIP's names.
@@ -131,28 +119,6 @@ def load_open_clip(weights_path: str | Path, config_path: str | Path) -> tuple[C
     Raises:
       UserError: unreadable file, missing or surplus tensor, unequal shape, unsupported setting.
     """
-    try:
-        weights = load_file(weights_path)
-        config = json.loads(Path(config_path).read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f'cannot read {weights_path} with {config_path}: {error}') from error
-    described = model_config(config)
-    model = build_model(described, dtype=jnp.float32)
-    layers = {f'{t}_tower': described[t]['layers'] for t in ('image', 'text')}
-    params = to_params(weights, layers)
-    check_shapes(model, described, params)
-    return model, params
-
-
-def check_shapes(model: CLIP, described: dict, params: dict) -> None:
-    """Raises UserError where a parameter's shape is not the model's own."""
-    size = described['image']['image_size']
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, described['text']['context_length']), jnp.int32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), images, tokens)['params']
-    flat = flax.traverse_util.flatten_dict(params, sep='/')
-    for path, leaf in flax.traverse_util.flatten_dict(expected, sep='/').items():
-        if flat[path].shape != leaf.shape:
-            raise UserError(
-                f'{path} has shape {flat[path].shape} in the weights, {leaf.shape} by the config'
-            )
+    described = model_config(read_json(Path(config_path)))
+    params = to_params(read_tensors(Path(weights_path)), described, str(weights_path))
+    return build_model(described, dtype=jnp.float32), params

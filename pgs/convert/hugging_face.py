@@ -1,0 +1,200 @@
+"""CLIPModel of Hugging Face's transformers: its names and its config, to OpenCLIP's and back."""
+
+import numpy as np
+
+from pgs.convert.open_clip_config import integer
+from pgs.errors import UserError
+from pgs.models.clip import INITIAL_LOG_SCALE, PIXEL_MEAN, PIXEL_STD
+from pgs.models.transformer import LAYER_NORM_EPSILON
+
+# OpenCLIP's name -> that of transformers; block entries stand for one layer. Projections, the
+# last two, are transposed; in_proj, which is q, k and v in one, has a rule of its own.
+TOP_TABLE = {
+    'logit_scale': 'logit_scale',
+    'visual.class_embedding': 'vision_model.embeddings.class_embedding',
+    'visual.positional_embedding': 'vision_model.embeddings.position_embedding.weight',
+    'visual.conv1.weight': 'vision_model.embeddings.patch_embedding.weight',
+    'visual.ln_pre.weight': 'vision_model.pre_layrnorm.weight',  # its own spelling
+    'visual.ln_pre.bias': 'vision_model.pre_layrnorm.bias',
+    'visual.ln_post.weight': 'vision_model.post_layernorm.weight',
+    'visual.ln_post.bias': 'vision_model.post_layernorm.bias',
+    'token_embedding.weight': 'text_model.embeddings.token_embedding.weight',
+    'positional_embedding': 'text_model.embeddings.position_embedding.weight',
+    'ln_final.weight': 'text_model.final_layer_norm.weight',
+    'ln_final.bias': 'text_model.final_layer_norm.bias',
+}
+PROJECTIONS = {
+    'visual.proj': 'visual_projection.weight',
+    'text_projection': 'text_projection.weight',
+}
+BLOCK_TABLE = {
+    'ln_1.weight': 'layer_norm1.weight',
+    'ln_1.bias': 'layer_norm1.bias',
+    'attn.out_proj.weight': 'self_attn.out_proj.weight',
+    'attn.out_proj.bias': 'self_attn.out_proj.bias',
+    'ln_2.weight': 'layer_norm2.weight',
+    'ln_2.bias': 'layer_norm2.bias',
+    'mlp.c_fc.weight': 'mlp.fc1.weight',
+    'mlp.c_fc.bias': 'mlp.fc1.bias',
+    'mlp.c_proj.weight': 'mlp.fc2.weight',
+    'mlp.c_proj.bias': 'mlp.fc2.bias',
+}
+TOWERS = {
+    'visual.transformer.resblocks': 'vision_model.encoder.layers',
+    'transformer.resblocks': 'text_model.encoder.layers',
+}
+BUFFERS = ('vision_model.embeddings.position_ids', 'text_model.embeddings.position_ids')
+
+# What transformers takes where config.json is silent, as its newer versions leave it.
+COMMON = {'hidden_act': 'quick_gelu', 'layer_norm_eps': LAYER_NORM_EPSILON}
+VISION = COMMON | {
+    'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12,
+    'num_attention_heads': 12, 'num_channels': 3, 'image_size': 224, 'patch_size': 32,
+}  # fmt: skip
+TEXT = COMMON | {
+    'hidden_size': 512, 'intermediate_size': 2048, 'num_hidden_layers': 12,
+    'num_attention_heads': 8, 'max_position_embeddings': 77, 'vocab_size': 49408,
+    'eos_token_id': 49407,
+}  # fmt: skip
+ARGMAX_POOLING = 2  # an eos_token_id by which transformers means: pool where the id is highest
+
+
+def from_open_clip(weights: dict) -> dict:
+    """OpenCLIP's tensors under the names of CLIPModel; q, k and v apart."""
+    renamed = {theirs: weights[ours] for ours, theirs in TOP_TABLE.items()}
+    renamed |= {theirs: weights[ours].T for ours, theirs in PROJECTIONS.items()}
+    for prefix, target in TOWERS.items():
+        layers = sum(1 for n in weights if n.startswith(prefix) and n.endswith('.ln_1.weight'))
+        for i in range(layers):
+            for ours, theirs in BLOCK_TABLE.items():
+                renamed[f'{target}.{i}.{theirs}'] = weights[f'{prefix}.{i}.{ours}']
+            for kind in ('weight', 'bias'):
+                joined = weights[f'{prefix}.{i}.attn.in_proj_{kind}']
+                width = joined.shape[0] // 3
+                for j, part in enumerate('qkv'):
+                    name = f'{target}.{i}.self_attn.{part}_proj.{kind}'
+                    renamed[name] = joined[j * width : (j + 1) * width]
+    return renamed
+
+
+def to_open_clip(weights: dict[str, np.ndarray], described: dict) -> dict[str, np.ndarray]:
+    """The inverse of from_open_clip, for weights of checked names."""
+    renamed = {ours: weights[theirs] for ours, theirs in TOP_TABLE.items()}
+    renamed |= {ours: weights[theirs].T for ours, theirs in PROJECTIONS.items()}
+    for (prefix, target), tower in zip(TOWERS.items(), ('image', 'text'), strict=True):
+        for i in range(described[tower]['layers']):
+            for ours, theirs in BLOCK_TABLE.items():
+                renamed[f'{prefix}.{i}.{ours}'] = weights[f'{target}.{i}.{theirs}']
+            for kind in ('weight', 'bias'):
+                parts = [weights[f'{target}.{i}.self_attn.{p}_proj.{kind}'] for p in 'qkv']
+                renamed[f'{prefix}.{i}.attn.in_proj_{kind}'] = np.concatenate(parts)
+    return renamed
+
+
+def model_config(source: dict) -> dict:
+    """config.model of the config.json of a CLIPModel.
+
+    Raises:
+      UserError: another kind of model, or a setting that the towers here lack.
+    """
+    if source.get('model_type') != 'clip':
+        raise UserError(
+            f'config.json has model_type {source.get("model_type")!r}: only CLIPModel (clip) is read'
+        )
+    # Older files repeat a part as *_config_dict, which transformers lets win.
+    vision, text = (
+        default | (source.get(f'{name}_config') or {}) | (source.get(f'{name}_config_dict') or {})
+        for name, default in (('vision', VISION), ('text', TEXT))
+    )
+    wanted = {'num_channels': (vision, 3)}
+    wanted |= {f'layer_norm_eps of {n}_config': (part, LAYER_NORM_EPSILON)
+               for n, part in (('vision', vision), ('text', text))}  # fmt: skip
+    for name, (part, value) in wanted.items():
+        if part[name.split()[0]] != value:
+            raise UserError(
+                f'config.json sets {name} to {part[name.split()[0]]}: the towers have {value}'
+            )
+    if text['eos_token_id'] not in (ARGMAX_POOLING, text['vocab_size'] - 1):
+        raise UserError(
+            f'config.json sets eos_token_id={text["eos_token_id"]}: the text tower pools at the '
+            f'highest id, {text["vocab_size"] - 1}'
+        )
+    acts = (vision['hidden_act'], text['hidden_act'])
+    if acts not in (('quick_gelu',) * 2, ('gelu',) * 2):
+        raise UserError(
+            f'config.json sets hidden_act to {acts[0]!r} (image) and {acts[1]!r} (text): the towers '
+            "take 'gelu' or 'quick_gelu', the same for both"
+        )
+    return {
+        'embed_dim': integer({'projection_dim': 512} | source, 'projection_dim'),
+        'image': {k: integer(vision, k) for k in ('image_size', 'patch_size')} | tower(vision),
+        'text': {
+            'context_length': integer(text, 'max_position_embeddings'),
+            'vocab_size': integer(text, 'vocab_size'),
+        }
+        | tower(text),
+        'remat': 'none',
+        'quick_gelu': acts[0] == 'quick_gelu',
+    }
+
+
+def tower(part: dict) -> dict:
+    """What both towers share, of one part of config.json."""
+    width = integer(part, 'hidden_size')
+    return {
+        'width': width,
+        'layers': integer(part, 'num_hidden_layers'),
+        'heads': integer(part, 'num_attention_heads'),
+        'mlp_ratio': integer(part, 'intermediate_size') / width,
+    }
+
+
+def configs(described: dict) -> dict[str, dict]:
+    """The JSON files that transformers reads beside the weights: file name -> content."""
+    image, text, embed_dim = described['image'], described['text'], described['embed_dim']
+
+    def part(tower: dict, kind: str) -> dict:
+        return {
+            'model_type': f'clip_{kind}_model',
+            'hidden_size': tower['width'],
+            'intermediate_size': int(tower['width'] * tower['mlp_ratio']),
+            'num_hidden_layers': tower['layers'],
+            'num_attention_heads': tower['heads'],
+            'projection_dim': embed_dim,
+            'hidden_act': 'quick_gelu' if described['quick_gelu'] else 'gelu',
+            'layer_norm_eps': LAYER_NORM_EPSILON,
+        }
+
+    end = text['vocab_size'] - 1  # CLIP's BPE ends with start of text, end of text
+    model = {
+        'architectures': ['CLIPModel'],
+        'model_type': 'clip',
+        'projection_dim': embed_dim,
+        'logit_scale_init_value': INITIAL_LOG_SCALE,
+        'vision_config': part(image, 'vision')
+        | {'image_size': image['image_size'], 'patch_size': image['patch_size'], 'num_channels': 3},
+        'text_config': part(text, 'text')
+        | {
+            'max_position_embeddings': text['context_length'],
+            'vocab_size': text['vocab_size'],
+            'bos_token_id': end - 1,
+            'eos_token_id': end,
+            'pad_token_id': 0,
+        },
+    }
+    size = image['image_size']
+    pixels = {
+        'image_processor_type': 'CLIPImageProcessor',
+        'do_convert_rgb': True,
+        'do_resize': True,
+        'size': {'shortest_edge': size},
+        'resample': 3,  # Pillow's bicubic
+        'do_center_crop': True,
+        'crop_size': {'height': size, 'width': size},
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(PIXEL_MEAN),
+        'image_std': list(PIXEL_STD),
+    }
+    return {'config.json': model, 'preprocessor_config.json': pixels}

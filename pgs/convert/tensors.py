@@ -1,0 +1,112 @@
+"""Tensor files by name: safetensors and PyTorch's own, read as data alone, checked by name."""
+
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from pgs.errors import UserError
+
+TORCH_SUFFIXES = ('.bin', '.pt', '.pth')
+SUFFIXES = ('.safetensors', *TORCH_SUFFIXES)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads a file of weights.
+
+    Args:
+      path: .safetensors, or .bin, .pt, .pth of torch.save: a state dict, or a training
+        checkpoint with one under 'state_dict'; a `module.` before all names is taken off.
+
+    Returns:
+      Name -> float32 array.
+
+    Raises:
+      UserError: a file that is absent, unreadable or holds code; torch missing.
+    """
+    if not path.is_file():
+        raise UserError(f'{path} does not exist: give a file of weights')
+    if path.suffix in TORCH_SUFFIXES:
+        arrays = read_torch(path)
+    else:
+        try:
+            arrays = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'cannot read {path} as safetensors: {error}') from error
+    if arrays and all(name.startswith('module.') for name in arrays):
+        arrays = {name.removeprefix('module.'): array for name, array in arrays.items()}
+    # Integer buffers, as position_ids, keep their type: nothing is computed from them.
+    return {n: a if a.dtype.kind in 'iub' else a.astype(np.float32) for n, a in arrays.items()}
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """The state dict in a file of torch.save, which must hold tensors and plain values alone."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+                raise UserError(
+                    f"{path} is a TorchScript archive, which is a program (OpenAI's files are): "
+                    'give a state dict, as of torch.save(model.state_dict(), ...)'
+                )
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f'{path} is a file of PyTorch, which is not installed: '
+            'pip install -r requirements-torch.txt, or give a .safetensors file'
+        ) from error
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile pickle raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if 'eights only load failed' in reason or 'weights_only' in reason:
+            reason = 'it holds pickled code, or is damaged; only tensors are read'
+        raise UserError(f'cannot read {path}: {reason}') from error
+    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+        content = content['state_dict']
+    if not isinstance(content, dict):
+        raise UserError(f'{path} holds a {type(content).__name__}, not a state dict by name')
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise UserError(
+                f'{path}: {name!r} is a {type(value).__name__}, not a tensor: give a state dict, '
+                "or a checkpoint that has one under 'state_dict'"
+            )
+    whole = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    return {
+        name: (value.detach().float() if value.dtype in whole else value.detach()).numpy()
+        for name, value in content.items()
+    }
+
+
+def check_tensors(
+    arrays: dict[str, np.ndarray], expected: dict[str, jax.ShapeDtypeStruct], where: str
+) -> None:
+    """Checks weights against the names and shapes of a model.
+
+    Args:
+      arrays: name -> array, as read.
+      expected: name -> what the model's own has as shape.
+      where: names the weights in the message.
+
+    Raises:
+      UserError: a missing or surplus tensor, one of another shape, or one that is not finite.
+    """
+    hint = 'does the config (layers, image and text tower) fit them?'
+    if missing := sorted(expected.keys() - arrays.keys()):
+        raise UserError(f'{where} lacks {missing[0]!r} ({len(missing)} missing): {hint}')
+    if surplus := sorted(arrays.keys() - expected.keys()):
+        raise UserError(
+            f'{where} holds {surplus[0]!r}, which this model has no place for '
+            f'({len(surplus)} surplus): {hint}'
+        )
+    for name, wanted in expected.items():
+        if arrays[name].shape != wanted.shape:
+            raise UserError(
+                f'{where}: {name} has shape {arrays[name].shape}, {wanted.shape} by the config'
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f'{where}: {name} is not finite: the weights are damaged or diverged')
