@@ -29,6 +29,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoints_kept = 2
     config.profile_steps = 0  # steps to trace for TensorBoard's profiler, after the first few
 
+    # --- Scores, besides those on held-out pairs at start and end ---
+    config.evals = ()  # 'held_out', tasks and groups of pgs.evaluate: ('zeroshot/imagenet1k',)
+    config.eval_every = 0  # steps; 0: at the end alone
+    config.eval_data_root = '~/clip_benchmark'  # folder of the sets (docs/evaluation.md)
+
     # --- Data ---
     config.data = ml_collections.ConfigDict()
     config.data.name = 'cc12m'  # 'openmoji' (embedded), or the TFDS name of what is in data.dir

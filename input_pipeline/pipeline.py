@@ -138,25 +138,3 @@ def with_failures(batches: Iterator, reader: Reader) -> Iterator[dict[str, np.nd
         if reader.failure is not None:
             raise reader.failure from None
         raise
-
-
-def eval_batches(
-    source: Sequence, *, batch_size: int, image_size: int, context_length: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """One pass in order over a split, first caption each; the last batch is padded.
-
-    Yields:
-      images: uint8 (batch_size, image_size, image_size, 3); tokens: int32 (batch_size,
-      context_length); real: bool (batch_size,), False for padding.
-    """
-    for start in range(0, len(source), batch_size):
-        ids = list(range(start, min(start + batch_size, len(source))))
-        records = source.__getitems__(ids)
-        views = [images.centre_crop(r['image'], image_size=image_size) for r in records]
-        tokens = tokenize([captions_of(r)[0] for r in records], context_length)
-        short = batch_size - len(ids)
-        yield {
-            'images': np.pad(np.stack(views), ((0, short), (0, 0), (0, 0), (0, 0))),
-            'tokens': np.pad(tokens, ((0, short), (0, 0))),
-            'real': np.arange(batch_size) < len(ids),
-        }

@@ -76,6 +76,11 @@ class Progress:
         self._last_step, self._last_time = step, now
         return rate
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes time that was spent on something else than training out of the rates."""
+        self._first_time += seconds
+        self._last_time += seconds
+
     def mean_rate(self) -> float:
         """Pairs a second since the start, 0 before the first update."""
         elapsed = max(self._last_time - self._first_time, 1e-9)

@@ -3,56 +3,54 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import tqdm
 from etils import epath
-from jax.sharding import Mesh
 
 from input_pipeline import images as image_ops
-from input_pipeline import openmoji, pipeline
+from input_pipeline import openmoji
+from input_pipeline.eval_sets import image_batches
 from input_pipeline.sources import captions_of
 from pgs import visualize
-from pgs.distributed import is_primary
 from pgs.evals import object_retention, retrieval
+from pgs.evals.embedding import Embedder
+from pgs.evals.run import progress
 from pgs.masking import STRATEGIES, configured
 from pgs.masking.edges import edge_scores
 from pgs.metrics import read_metrics
 from pgs.models import CLIP, normalize_images
 from pgs.workdir import write_json
 
-EVAL_BATCH = 64  # pairs that the devices embed at once
 RETENTION_IMAGES = 200
 FIGURE_ROWS = 3  # of the data set, and as many of objects over photographs
 SCORE_NAMES = (
-    'text_recall@1', 'text_recall@5', 'image_recall@1', 'image_recall@5',
+    'val_loss', 'text_recall@1', 'text_recall@5', 'image_recall@1', 'image_recall@5',
     'chance@1', 'chance@5', 'n_eval',
 )  # fmt: skip
 
 
-def held_out_scorer(config, model: CLIP, mesh: Mesh, source) -> Callable[[dict], dict]:
-    """params -> retrieval scores on a source of pairs; all None where there is no source."""
+def held_out_scorer(embedder: Embedder, source) -> Callable[[dict], dict]:
+    """params -> retrieval.pair_scores of a source of pairs; all None where there is no source."""
     if source is None:
         return lambda params: dict.fromkeys(SCORE_NAMES)
-    embed = retrieval.make_embed(model, mesh)
-    batch_size = -(-EVAL_BATCH // mesh.size) * mesh.size
+
+    def samples():
+        for index in range(len(source)):
+            record = source[index]
+            yield source.location(index), record['image'], captions_of(record)[0]
 
     def score(params) -> dict:
-        batches = pipeline.eval_batches(
-            source,
-            batch_size=batch_size,
-            image_size=config.model.image.image_size,
-            context_length=config.model.text.context_length,
-        )
-        bar = tqdm.tqdm(
-            batches,
-            total=-(-len(source) // batch_size),
-            desc='Scoring held-out pairs',
-            unit=' batches',
-            delay=10,  # seconds: only long work shows a bar
-            leave=False,
-            disable=not is_primary(),
-        )
-        return retrieval.evaluate(embed, params, bar, mesh)
+        with_params = embedder.with_params(params)
+        bar = progress(samples(), 'Scoring held-out pairs', ' pairs', len(source))
+        features = [
+            (with_params.images(images), with_params.texts(captions))
+            for images, captions in image_batches(
+                bar, image_size=embedder.image_size, batch_size=embedder.batch_size
+            )
+        ]
+        images_NxE, texts_NxE = (np.concatenate(side) for side in zip(*features, strict=True))
+        scale = float(jnp.exp(params['logit_scale']))
+        return retrieval.pair_scores(images_NxE, texts_NxE, scale)
 
     return score
 

@@ -12,10 +12,14 @@ from pgs import workdir as workdirs
 from pgs.build import build
 from pgs.distributed import say
 from pgs.errors import UserError
+from pgs.evals import in_training
+from pgs.evals.embedding import make_embedder
 from pgs.interrupt import Interrupt, Stopped
 from pgs.metrics import MetricLog, Progress
 from pgs.profile import Profile
 from pgs.step import check_microbatches, init_state, lower_train_step
+
+EVAL_BATCH = 64  # images or texts that all devices embed at once
 
 
 def check_config(config) -> None:
@@ -64,11 +68,14 @@ def train(config, workdir: str | os.PathLike) -> dict:
         config.total_steps = config.epochs * math.ceil(pairs / config.batch_size)
     total = config.total_steps
     workdir = workdirs.absolute(workdir)
+    job = build(config, total_steps=total, platform=jax.default_backend())
+    embedder = make_embedder(job.model, mesh, EVAL_BATCH)
+    score_held_out = scores.held_out_scorer(embedder, held_out_source)
+    run_evals = in_training.make_evals(config, embedder)
     distributed.on_primary(lambda: workdirs.prepare(workdir, config.to_dict()))
 
     # --- Build ---
     image, text = config.model.image, config.model.text
-    job = build(config, total_steps=total, platform=jax.default_backend())
     state = init_state(job.model, job.optimizer, config.seed, mesh)
     manager = checkpoint.open_manager(workdir / 'checkpoints', keep=config.checkpoints_kept)
     if manager.latest_step() is not None:
@@ -94,17 +101,20 @@ def train(config, workdir: str | os.PathLike) -> dict:
     log = MetricLog(workdir if distributed.is_primary() else None, resume_step=start)
     if held_out_source is None:
         say(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
-    score = scores.held_out_scorer(config, job.model, mesh, held_out_source)
 
-    def log_scores(step):
-        held_out = score(state.params)
-        if held_out['n_eval']:
-            log.write(step, {f'eval/{name}': value for name, value in held_out.items()})
-        return held_out
+    def log_scores(step, found):
+        if found := {f'eval/{name}': v for name, v in found.items() if v is not None}:
+            log.write(step, found)
+
+    def log_evals(step, params):
+        found = score_held_out(params) if in_training.HELD_OUT in config.evals else {}
+        found = found | run_evals(params)
+        log_scores(step, found)
+        say(in_training.line(step, found))
 
     # A run shorter than one pass over the held-out pairs is a smoke test: its start tells nothing.
     if start == 0 and total * config.batch_size >= len(held_out_source or ()):
-        log_scores(0)
+        log_scores(0, score_held_out(state.params))
 
     # --- Train ---
     rate = 0.0
@@ -124,7 +134,7 @@ def train(config, workdir: str | os.PathLike) -> dict:
         on_devices = (sharding.to_devices(mesh, batch, rows) for batch in batches)
         profile = Profile(workdir / 'profile', steps=config.profile_steps)
         state, rate = run_loop(
-            state, job.train_step, on_devices, mesh, config, manager, log, profile
+            state, job.train_step, on_devices, mesh, config, manager, log, profile, log_evals
         )
         manager.wait_until_finished()
         if int(state.step) < total:
@@ -135,7 +145,10 @@ def train(config, workdir: str | os.PathLike) -> dict:
             )
 
     # --- Score ---
-    held_out = log_scores(total)
+    held_out, others = score_held_out(state.params), run_evals(state.params)
+    log_scores(total, held_out | others)
+    if others:
+        say(in_training.line(total, others))
     log.close()
     params = sharding.to_host(mesh, state.params)
     if not distributed.is_primary():
@@ -143,7 +156,7 @@ def train(config, workdir: str | os.PathLike) -> dict:
     return scores.finish(config, job.model, params, train_sources[0][0], held_out, rate, workdir)
 
 
-def run_loop(state, train_step, batches, mesh, config, manager, log, profile):
+def run_loop(state, train_step, batches, mesh, config, manager, log, profile, log_evals):
     """Steps until the batches end or an interrupt comes; returns (state, pairs a second).
 
     The results of a step are fetched once the next one is under way, so that the device never
@@ -180,6 +193,14 @@ def run_loop(state, train_step, batches, mesh, config, manager, log, profile):
             due = step % config.log_every == 0 or step == total
             pending = (step, metrics) if due else None
             stop = interrupt.requested or manager.reached_preemption(step)
+            due = config.evals and config.eval_every and step % config.eval_every == 0
+            if due and step < total and not stop:  # the end is scored after the loop
+                if pending:
+                    emit(*pending)
+                    pending = None
+                clock = time.perf_counter()
+                log_evals(step, state.params)
+                progress.leave_out(time.perf_counter() - clock)
             if stop or step == total or step % config.checkpoint_every == 0:
                 checkpoint.save(manager, step, state)
             if stop:

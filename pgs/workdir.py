@@ -11,7 +11,7 @@ from pgs.errors import UserError
 # work is spread, not what is computed.
 FREE_KEYS = {
     'log_every', 'checkpoint_every', 'checkpoints_kept', 'profile_steps', 'data.dir',
-    'data.cache_dir', 'mesh.data', 'mesh.fsdp', 'microbatches', 'model.remat',
+    'data.cache_dir', 'evals', 'eval_every', 'eval_data_root', 'mesh.data', 'mesh.fsdp', 'microbatches', 'model.remat',
 }  # fmt: skip
 
 

@@ -1,0 +1,128 @@
+"""Evaluation sets opened by name, from CLIP-benchmark's tars or from TFDS, and their images decoded."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from input_pipeline import images, webdataset
+from pgs.errors import UserError
+
+DEFAULT_TEMPLATES = ('a photo of a {c}.',)
+
+
+class LabelledImages(NamedTuple):
+    """One split of a set. Retrieval sets have no class names and no templates."""
+
+    origin: str  # folder or TFDS name and split
+    kind: str  # 'classification', 'multilabel' or 'retrieval'
+    classnames: list[str]
+    templates: list[str]
+    count: int  # samples, for the progress bar
+    samples: Callable[[], Iterator[tuple[str, bytes, Any]]]  # (name, encoded image, label) in order
+    note: str = ''  # on what makes the figures less than comparable
+
+
+def open_tars(data_root: Path, folder: str, split: str) -> LabelledImages | None:
+    """A split in CLIP-benchmark's layout, DATA/<folder> or DATA/wds_<folder>; None: no such folder.
+
+    Raises:
+      UserError: a folder that lacks something.
+    """
+    for path in (data_root / folder, data_root / f'wds_{folder}'):
+        if (path / split).is_dir():
+            return from_tars(webdataset.open_eval_set(path, split), f'{path}, {split}')
+        if path.is_dir() and split == 'test':
+            raise UserError(f'{path} has no folder {split}: put its tars and nshards.txt there')
+    return None
+
+
+def from_tars(opened: webdataset.EvalSet, origin: str) -> LabelledImages:
+    def samples():
+        for sample in webdataset.iter_samples(opened):
+            yield f'{origin}, sample {sample.key!r}', sample.image, sample.label
+
+    count = webdataset.count_samples(opened)
+    return LabelledImages(origin, opened.kind, opened.classnames, opened.templates, count, samples)
+
+
+def open_tfds(data_root: Path, name: str, split: str) -> LabelledImages | None:
+    """A split of a TFDS set that is prepared under the data root; None where it is not.
+
+    TFDS has no templates: one stands in for them, which makes the figures less than comparable.
+    """
+    try:
+        builder = tfds.builder(name, data_dir=data_root, try_gcs=False)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError):
+        return None
+    if split.split('[')[0] not in builder.info.splits:
+        return None
+    label = builder.info.features['label']
+    classnames = [text.replace('_', ' ') for text in label.names]
+
+    def samples():
+        encoded = {'image': tfds.decode.SkipDecoding()}
+        dataset = builder.as_dataset(split=split, decoders=encoded, shuffle_files=False)
+        for number, record in enumerate(dataset.as_numpy_iterator()):
+            yield f'{name}: record {number} of {split}', record['image'], int(record['label'])
+
+    return LabelledImages(
+        f'TFDS {name}, {split}',
+        'classification',
+        classnames,
+        list(DEFAULT_TEMPLATES),
+        builder.info.splits[split].num_examples,
+        samples,
+        f"TFDS's class names and one template, {DEFAULT_TEMPLATES[0]!r}: clip-benchmark uses more",
+    )
+
+
+def image_batches(
+    samples: Iterable[tuple[str, bytes, Any]], *, image_size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, list]]:
+    """Decodes on all cores, one batch ahead of the caller; memory holds two batches.
+
+    Args:
+      samples: (name, encoded image, label).
+      image_size: pixels.
+      batch_size: samples of a batch; the last one may have fewer.
+
+    Yields:
+      (uint8 (b, image_size, image_size, 3), b labels).
+
+    Raises:
+      UserError: an image that cannot be read, by the sample's name.
+    """
+
+    def view(sample):
+        name, encoded, _ = sample
+        try:
+            return images.centre_crop(encoded, image_size=image_size)
+        except ValueError as error:
+            raise UserError(f'{name}: {error}: fetch that shard or file again') from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = None
+        for part in chunked(samples, batch_size):
+            views = [pool.submit(view, sample) for sample in part]
+            if ahead is not None:
+                yield np.stack([v.result() for v in ahead[0]]), ahead[1]
+            ahead = views, [label for _, _, label in part]
+        if ahead is not None:
+            yield np.stack([v.result() for v in ahead[0]]), ahead[1]
+
+
+def chunked(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, the last one shorter."""
+    part = []
+    for item in items:
+        part.append(item)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
