@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pgs.convert.open_clip_config import integer
+from pgs.convert.open_clip_config import integer, ratio
 from pgs.errors import UserError
 from pgs.models.clip import INITIAL_LOG_SCALE, PIXEL_MEAN, PIXEL_STD
 from pgs.models.transformer import LAYER_NORM_EPSILON
@@ -145,7 +145,7 @@ def tower(part: dict) -> dict:
         'width': width,
         'layers': integer(part, 'num_hidden_layers'),
         'heads': integer(part, 'num_attention_heads'),
-        'mlp_ratio': integer(part, 'intermediate_size') / width,
+        'mlp_ratio': ratio((integer(part, 'intermediate_size'), width)),
     }
 
 

@@ -149,8 +149,10 @@ def read_card(weights_path: Path, config_path: str | os.PathLike | None) -> dict
     if weights_path.suffix == '.safetensors':
         with safe_open(weights_path, 'numpy') as file:
             written = (file.metadata() or {}).get(METADATA_KEY)
-        if written:
-            return json.loads(written)
+        try:
+            return json.loads(written) if written else None
+        except ValueError as error:
+            raise UserError(f'{weights_path}: its {METADATA_KEY} is no JSON: {error}') from error
     return None
 
 

@@ -52,7 +52,7 @@ def model_config(open_clip_config: dict) -> dict:
     check_pixels(open_clip_config.get('preprocess_cfg') or {}, 'preprocess_cfg', 'mean', 'std')
     source = open_clip_config.get('model_cfg', open_clip_config)
     for key in ('embed_dim', 'vision_cfg', 'text_cfg'):
-        if key not in source:
+        if key not in source or (key != 'embed_dim' and not isinstance(source[key], dict)):
             raise UserError(f'OpenCLIP config lacks {key!r}: give the JSON of an OpenCLIP model')
     check_settings(source, ('embed_dim', 'vision_cfg', 'text_cfg', 'quick_gelu'))
     check_settings(source['vision_cfg'], VISION)
@@ -60,9 +60,9 @@ def model_config(open_clip_config: dict) -> dict:
     vision, text = VISION | source['vision_cfg'], TEXT | source['text_cfg']
     image = {k: integer(vision, k) for k in ('image_size', 'patch_size', 'width', 'layers')}
     image['heads'] = image['width'] // integer(vision, 'head_width')
-    image['mlp_ratio'] = float(vision['mlp_ratio'])
+    image['mlp_ratio'] = number(vision, 'mlp_ratio')
     keys = ('context_length', 'vocab_size', 'width', 'layers', 'heads')
-    text_part = {k: integer(text, k) for k in keys} | {'mlp_ratio': float(text['mlp_ratio'])}
+    text_part = {k: integer(text, k) for k in keys} | {'mlp_ratio': number(text, 'mlp_ratio')}
     return {
         'embed_dim': integer(source, 'embed_dim'),
         'image': image,
@@ -105,12 +105,16 @@ def integer(part: dict, key: str) -> int:
     return value
 
 
-def model_card(described: dict) -> dict:
-    """The inverse of model_config, with what OpenCLIP must know of pixels: open_clip_config.json.
+def number(part: dict, key: str) -> float:
+    """A positive number of a config."""
+    value = part[key]
+    if not isinstance(value, int | float) or value <= 0:
+        raise UserError(f'config sets {key}={value!r}: the towers here take a positive number')
+    return float(value)
 
-    Raises:
-      UserError: an image tower whose heads OpenCLIP cannot say (it takes their width).
-    """
+
+def model_card(described: dict) -> dict:
+    """The inverse of model_config, with what OpenCLIP must know of pixels: open_clip_config.json."""
     image, text = described['image'], described['text']
     vision = {k: image[k] for k in ('image_size', 'patch_size', 'width', 'layers', 'mlp_ratio')}
     vision['head_width'] = image['width'] // image['heads']
