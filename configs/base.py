@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 32  # passes over the data, where total_steps is not set
     config.total_steps = config_dict.placeholder(int)  # None: epochs * ceil(pairs / batch_size)
 
+    # --- Start ---
+    config.init_from = ''  # weights that a new run starts from (docs/weights.md); '': random ones
+
     # --- Devices and memory ---
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # devices that split the batch alone; -1: all that fsdp leaves

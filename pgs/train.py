@@ -7,7 +7,7 @@ import time
 import jax
 
 from input_pipeline import pipeline, sampler, sources
-from pgs import checkpoint, distributed, scores, sharding
+from pgs import checkpoint, distributed, init_from, scores, sharding
 from pgs import workdir as workdirs
 from pgs.build import build
 from pgs.distributed import say
@@ -72,6 +72,7 @@ def train(config, workdir: str | os.PathLike) -> dict:
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
     score_held_out = scores.held_out_scorer(embedder, held_out_source)
     run_evals = in_training.make_evals(config, embedder)
+    initial = init_from.read_initial(config, workdir)
     distributed.on_primary(lambda: workdirs.prepare(workdir, config.to_dict()))
 
     # --- Build ---
@@ -80,6 +81,9 @@ def train(config, workdir: str | os.PathLike) -> dict:
     manager = checkpoint.open_manager(workdir / 'checkpoints', keep=config.checkpoints_kept)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
+    elif initial is not None:
+        state = init_from.place(state, initial)
+        initial = None  # a copy of the weights on the host, needed no longer
     start = int(state.step)
 
     names = ' and '.join(row[0] for row in config.data.mixture) or config.data.name
