@@ -63,7 +63,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever a damaged or hostile pickle raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if 'eights only load failed' in reason or 'weights_only' in reason:
-            reason = 'it holds pickled code, or is damaged; only tensors are read'
+            reason = 'it holds pickled code, or is damaged; give a file of its state_dict alone'
         raise UserError(f'cannot read {path}: {reason}') from error
     if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
         content = content['state_dict']
