@@ -56,7 +56,7 @@ def open_tfds(data_root: Path, name: str, split: str) -> LabelledImages | None:
     TFDS has no templates: one stands in for them, which makes the figures less than comparable.
     """
     try:
-        builder = tfds.builder(name, data_dir=data_root, try_gcs=False)
+        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_root)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError):
         return None
     if split.split('[')[0] not in builder.info.splits:

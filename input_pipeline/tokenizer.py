@@ -51,3 +51,8 @@ def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarr
         row[1 : 1 + len(ids)] = ids
         row[1 + len(ids)] = END_OF_TEXT
     return ids_NxT
+
+
+def count_cut(texts: list[str], context_length: int = CONTEXT_LENGTH) -> int:
+    """How many of the texts lose their tail at this context length."""
+    return sum(len(_tokenizer().encode(clean(text))) > context_length - 2 for text in texts)

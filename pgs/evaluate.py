@@ -43,6 +43,7 @@ DATA_ROOT = flags.DEFINE_string('data_root', '~/clip_benchmark', 'Folder of the 
 OUT = flags.DEFINE_string('out', 'results.json', 'Where the figures go, task by task.')
 NAME = flags.DEFINE_string('name', None, "Row's name in pgs.report; the checkpoint's by default.")
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images or texts a device.', lower_bound=1)
+COUNTS = ('n', 'n_texts', 'n_cut')
 
 
 def fingerprint(params) -> str:
@@ -96,13 +97,15 @@ def cache_in(folder: Path, task: run.Task, weights: str):
 
 
 def line(metrics: dict) -> str:
-    """One task's figures, in percent."""
-    shown = [
-        f'{k} {100 * v:.1f}'
-        for k, v in metrics.items()
-        if not k.startswith('n') and k != 'weight_decay'
+    """One task's figures, in percent, and its counts."""
+    shares = [
+        f'{name} {100 * value:.1f}'
+        for name, value in metrics.items()
+        if name not in COUNTS and name != 'weight_decay'
     ]
-    return ', '.join(shown) + f' ({metrics["n"]} images)'
+    decay = f', weight decay {metrics["weight_decay"]:.3g}' if 'weight_decay' in metrics else ''
+    cut = f', {metrics["n_cut"]} texts cut to the context length' if metrics.get('n_cut') else ''
+    return f'{", ".join(shares)}{decay} ({metrics["n"]} images{cut})'
 
 
 def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, header: dict) -> dict:
@@ -116,7 +119,7 @@ def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, he
       header: checkpoint, name and weights (fingerprint), for the file.
 
     Returns:
-      The file's content: header, data_root, tasks {name: {kind, metrics, n, seconds, data}},
+      The file's content: header, data_root, tasks {name: {kind, metrics, n, n_cut, seconds, data}},
       missing {name: where to put it}, failed {name: why}.
 
     Raises:
@@ -148,8 +151,8 @@ def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, he
             say(f'  {line(metrics)}, {format_seconds(seconds)}')
             done[task.name] = {
                 'kind': task.kind,
-                'n': metrics.pop('n'),
-                'metrics': metrics,
+                **{name: metrics[name] for name in COUNTS if name in metrics},
+                'metrics': {k: v for k, v in metrics.items() if k not in COUNTS},
                 'seconds': seconds,
                 'data': task.data.origin,
                 'note': task.data.note,

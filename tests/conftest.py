@@ -12,11 +12,15 @@ import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)  # before any array: the tests of the mesh need them
 
+import small_sets  # noqa: E402
+
 from configs import quickstart  # noqa: E402
 from input_pipeline import sources  # noqa: E402
 from pgs import sharding  # noqa: E402
+from pgs.convert import Checkpoint  # noqa: E402
+from pgs.convert.export import export  # noqa: E402
 from pgs.evals.object_retention import photographs  # noqa: E402
-from pgs.models import normalize_images  # noqa: E402
+from pgs.models import build_model, normalize_images  # noqa: E402
 
 
 @pytest.fixture(scope='session')
@@ -53,6 +57,30 @@ def one_device_mesh(batch_size: int):
 @pytest.fixture
 def tiny_config():
     return shrunk_quickstart(total_steps=6)
+
+
+@pytest.fixture(scope='session')
+def untrained_clip(tmp_path_factory):
+    """Folder of a small CLIP with CLIP's own vocabulary and random weights, as OpenCLIP keeps one."""
+    config = shrunk_quickstart(total_steps=1)
+    described = config.model.to_dict()
+    described.pop('dtype')
+    model = build_model(described, dtype=np.float32)
+    size, length = described['image']['image_size'], described['text']['context_length']
+    images, tokens = np.zeros((1, size, size, 3), np.float32), np.zeros((1, length), np.int32)
+    params = jax.jit(model.init)(jax.random.key(1), images, tokens)['params']
+    folder = tmp_path_factory.mktemp('clip') / 'random'
+    export(Checkpoint(model, params, described, 'random weights'), 'open_clip', folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+    """A few small evaluation sets, see small_sets.py."""
+    root = tmp_path_factory.mktemp('sets')
+    small_sets.write_digits(root, train=80, test=60)
+    small_sets.write_emoji(root, count=24)
+    return root
 
 
 @pytest.fixture(scope='session')

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import quickstart
-from input_pipeline import pipeline, sources
+from input_pipeline import pipeline
 from input_pipeline.tokenizer import END_OF_TEXT, tokenize
 from pgs.errors import UserError
 
@@ -90,15 +89,6 @@ def test_image_and_caption_stay_together():
             assert (image == forms[tuple(tokens)]).all()
             seen.append(tuple(tokens))
     assert len(set(seen)) > len(levels)  # both captions of an image come up
-
-
-def test_evaluation_covers_the_split_once_and_pads():
-    source = sources.open_held_out(quickstart.get_config().data)
-    found = list(pipeline.eval_batches(source, batch_size=100, image_size=32, context_length=24))
-    assert [int(b['real'].sum()) for b in found] == [100, 100, 100, 100, 24]
-    assert all(b['images'].shape == (100, 32, 32, 3) for b in found)
-    tokens = np.concatenate([b['tokens'][b['real']] for b in found])
-    assert len({tuple(t) for t in tokens}) == len(source) == 424
 
 
 class Synthetic:

@@ -17,8 +17,8 @@ from pgs.train import Stopped, train
 
 ROOT = Path(__file__).parent.parent
 RESULT_KEYS = [
-    'step', 'loss', 'pairs_per_second', 'mask_ratio_mean', 'text_recall@1', 'text_recall@5',
-    'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention',
+    'step', 'loss', 'pairs_per_second', 'mask_ratio_mean', 'val_loss', 'text_recall@1',
+    'text_recall@5', 'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention',
 ]  # fmt: skip
 
 
@@ -76,6 +76,40 @@ def test_a_crash_and_a_resumption_give_bit_identical_metrics(whole_run, tmp_path
     assert {k: v for k, v in resumed.items() if k != 'pairs_per_second'} == {
         k: v for k, v in results.items() if k != 'pairs_per_second'
     }
+
+
+def test_evaluations_in_training_change_nothing_else(whole_run, small_data, tmp_path):
+    config, workdir, _ = whole_run
+    config = config.copy_and_resolve_references()
+    config.evals = ('held_out', 'zeroshot/digits', 'retrieval/openmoji_pairs')
+    config.eval_every, config.eval_data_root = 10, str(small_data)
+    train(config, tmp_path / 'scored')
+    records = read_metrics(tmp_path / 'scored' / 'metrics.jsonl')
+    scored = [r for r in records if 'eval/val_loss' in r]
+    assert [r['step'] for r in scored] == [0, 10, 20, 30]
+    for record in scored[1:]:
+        assert {'eval/text_recall@5', 'eval/zeroshot/digits/acc1'} <= set(record)
+        assert 'eval/retrieval/openmoji_pairs/text_retrieval_recall@5' in record
+    assert scored[3]['eval/val_loss'] < scored[1]['eval/val_loss'] < scored[0]['eval/val_loss']
+    losses = [r['loss'] for r in records if 'loss' in r]
+    assert losses == [r['loss'] for r in comparable(workdir) if 'loss' in r]
+
+
+@pytest.mark.parametrize(
+    ('evals', 'words'),
+    [
+        (('zeroshot/food101',), 'food101 is absent'),
+        (('zeroshot',), 'no task'),
+        (('zeroshot/openmoji_pairs',), 'is a retrieval set'),
+    ],
+)
+def test_evaluations_that_cannot_run_stop_the_start(
+    tiny_config, small_data, tmp_path, evals, words
+):
+    tiny_config.evals, tiny_config.eval_data_root = evals, str(small_data)
+    with pytest.raises(UserError, match=words):
+        train(tiny_config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):

@@ -52,7 +52,7 @@ def make_evals(config, embedder: Embedder) -> Callable[[dict], dict]:
             except UserError as error:
                 say(f'warning: {task.name} is not scored: {error}')
                 continue
-            scores |= {f'{task.name}/{k}': v for k, v in metrics.items()}
+            scores |= {f'{task.name}/{k}': v for k, v in metrics.items() if k[:2] != 'n_'}
         return scores
 
     return score

@@ -1,5 +1,6 @@
 """Opens the data of a task, runs its protocol, and returns its metrics."""
 
+import difflib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import tqdm
 
 from input_pipeline import eval_sets
 from input_pipeline.eval_sets import LabelledImages, image_batches
+from input_pipeline.tokenizer import count_cut
 from pgs.distributed import is_primary
 from pgs.errors import UserError
 from pgs.evals import compositional, linear_probe, retrieval, zero_shot
@@ -63,6 +65,8 @@ def open_task(task: str, data_root: str | os.PathLike) -> Task | str:
         data = eval_sets.open_tfds(root, *in_tfds)
     if data is None:
         also = f' (or the TFDS set {in_tfds[0]}, prepared there)' if in_tfds else ''
+        if name not in SETS and (near := difflib.get_close_matches(name, SETS, n=1)):
+            also = f'; did you mean {protocol}/{near[0]}?'
         return f"{root / folder}, with test/, in CLIP-benchmark's layout{also}"
     if data.kind not in KINDS[protocol]:
         raise UserError(
@@ -103,7 +107,9 @@ def run_task(
     class_weights: dict,
     feature_cache: Callable[[str, Callable], tuple[np.ndarray, np.ndarray]],
 ) -> dict:
-    """Metrics of a task by clip-benchmark's names, as shares in [0, 1], and n, its images.
+    """Metrics of a task by clip-benchmark's names, as shares in [0, 1], and counts.
+
+    The counts: n, images; n_cut, texts that lost their tail to the context length; n_texts.
 
     Args:
       task: of open_task.
@@ -120,14 +126,23 @@ def run_task(
         bar = progress(data.samples(), f'{task.name} {what}', ' images', data.count)
         return image_batches(bar, image_size=embedder.image_size, batch_size=embedder.batch_size)
 
+    cut = 0
+
+    def embed_texts(texts):
+        nonlocal cut
+        texts = list(texts)
+        cut += count_cut(texts, embedder.model.text['context_length'])
+        return embedder.texts(texts)
+
     if task.kind == 'sugar_crepe':
-        return compositional.prefer_captions(batches(task.data), embedder.images, embedder.texts)
+        metrics = compositional.prefer_captions(batches(task.data), embedder.images, embed_texts)
+        return metrics | {'n_cut': cut}
     if task.kind == 'retrieval':
-        rows = progress(None, f'{task.name} ranks', ' rows', None)
-        with rows:
-            return retrieval.retrieve(
-                batches(task.data), embedder.images, embedder.texts, rows.update
+        with progress(None, f'{task.name} ranks', ' rows', None) as bar:
+            metrics = retrieval.retrieve(
+                batches(task.data), embedder.images, embed_texts, bar.update
             )
+        return metrics | {'n_cut': cut}
     if task.kind == 'linear_probe':
 
         def features_of(data, split):
@@ -156,9 +171,9 @@ def run_task(
     if key not in class_weights:
         total = len(key[0]) * len(key[1])
         with progress(None, f'{task.name} prompts', ' prompts', total) as bar:
-            class_weights[key] = zero_shot.class_weights(embedder.texts, *key, notify=bar.update)
+            class_weights[key] = zero_shot.class_weights(embed_texts, *key, notify=bar.update)
     score = zero_shot.classify if task.kind == 'classification' else zero_shot.classify_multilabel
-    return score(batches(task.data), embedder.images, class_weights[key])
+    return score(batches(task.data), embedder.images, class_weights[key]) | {'n_cut': cut}
 
 
 def progress(items: Iterable | None, label: str, unit: str, total: int | None) -> tqdm.tqdm:
