@@ -320,6 +320,11 @@ def test_other_paths_are_told_what_is_accepted(tmp_path, name):
         load_model(tmp_path / name)
 
 
+def test_only_orbax_reads_from_other_file_systems():
+    with pytest.raises(UserError, match='copy it'):
+        read('gs://bucket/model.safetensors', kind='open_clip')
+
+
 def test_files_of_pytorch_without_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
     (tmp_path / 'x.pt').write_bytes(b'')

@@ -79,6 +79,10 @@ def read(
     """load_model with the parameters on the host, as numpy; `kind`, of KINDS, is not guessed."""
     path = absolute(path)
     kind = kind or recognise(path)
+    if kind != 'orbax' and '://' in os.fspath(path):
+        raise UserError(
+            f'{path}: only workdirs and folders of --to=orbax are read from there; copy it'
+        )
     if kind != 'open_clip' and model_config:
         raise UserError(f'model_config goes with OpenCLIP weights: {path} says itself what it is')
     if kind == 'open_clip':
