@@ -76,7 +76,7 @@ def test_round_trip_through_all_layouts_is_equal_to_the_bit(quick, tmp_path):
     assert first.keys() == last.keys()
 
 
-def test_a_workdir_gives_its_newest_parameters(small, tmp_path):
+def test_a_workdir_gives_its_newest_parameters(small, tmp_path, monkeypatch):
     params = jax.tree.map(jnp.asarray, small.params)
     state = TrainState(jnp.zeros((), jnp.int32), params, optax.adamw(1e-3).init(params))
     with checkpoint.open_manager(tmp_path / 'checkpoints', keep=2) as manager:
@@ -88,7 +88,9 @@ def test_a_workdir_gives_its_newest_parameters(small, tmp_path):
     write_json(checkpoint.absolute(tmp_path) / 'config.json', {'seed': 0, 'model': model})
     loaded = load_model(tmp_path)
     same_trees(loaded.params, params)
-    assert loaded.source.endswith('step 12')
+    assert loaded.source == f'{tmp_path}, step 12'
+    monkeypatch.chdir(tmp_path.parent)  # messages name what was given
+    assert load_model(tmp_path.name).source == f'{tmp_path.name}, step 12'
     assert loaded.config == small.config
 
     other = model | {'embed_dim': 20}

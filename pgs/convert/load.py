@@ -17,7 +17,6 @@ from pgs.convert.positions import resize_image
 from pgs.convert.tensors import SUFFIXES, check_tensors, read_tensors
 from pgs.errors import UserError
 from pgs.models.clip import CLIP, build_model
-from pgs.workdir import absolute
 
 CLIP_VOCABULARY = 49408
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
@@ -77,7 +76,7 @@ def read(
     dtype: Any = jnp.float32,
 ) -> Checkpoint:
     """load_model with the parameters on the host, as numpy; `kind`, of KINDS, is not guessed."""
-    path = absolute(path)
+    path = epath.Path(path).expanduser()
     kind = kind or recognise(path)
     if kind != 'orbax' and '://' in os.fspath(path):
         raise UserError(

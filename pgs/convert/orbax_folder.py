@@ -61,6 +61,7 @@ def read_folder(folder: epath.Path) -> tuple[dict, dict, str]:
 
 def restore(path: epath.Path, part: str | None, source: str) -> dict:
     """Numpy arrays of a checkpoint, or of one part of its top level; the rest is not read."""
+    path = absolute(path)  # Orbax asks for it
     handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(path).tree
