@@ -1,5 +1,6 @@
 # make train   set up .venv and run the main job on the embedded data, minutes on a CPU
 # make test    set up .venv and run the tests
+# make test-torch   set up .venv with PyTorch, run the tests against OpenCLIP, transformers, clip-benchmark
 # make lint    ruff: lint and format check
 # make notebook   run notebooks/inspect_masks.ipynb in place, so that it is committed with outputs
 #
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # Large pages for the large buffers that each step allocates anew on a CPU: see docs/performance.md.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help train test lint format notebook
+.PHONY: help train test test-torch lint format notebook
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +36,13 @@ train: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+$(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	@touch $@
+
+test-torch: $(VENV)/.torch
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/test_convert_torch.py tests/test_clip_benchmark.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

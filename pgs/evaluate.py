@@ -77,7 +77,12 @@ def previous(path: Path, weights: str, data_root: str) -> dict:
 
 
 def cache_in(folder: Path, task: run.Task, weights: str):
-    """A feature_cache for run_task: FOLDER/<set>-<split>-<weights>.npz."""
+    """A feature_cache for run_task: FOLDER/<set>-<split>-<weights>.npz; none on several hosts.
+
+    These need not see the same files, and all must take part where one computes.
+    """
+    if jax.process_count() > 1:
+        return lambda split, compute: compute()
 
     def cached(split, compute):
         path = folder / f'{task.name.split("/")[1]}-{split}-{weights}.npz'
@@ -85,12 +90,11 @@ def cache_in(folder: Path, task: run.Task, weights: str):
             with np.load(path) as file:
                 return file['features'], file['labels']
         features, labels = compute()
-        if distributed.is_primary():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix('.partial')
-            with partial.open('wb') as file:
-                np.savez(file, features=features, labels=labels)
-            partial.replace(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix('.partial')
+        with partial.open('wb') as file:
+            np.savez(file, features=features, labels=labels)
+        partial.replace(path)
         return features, labels
 
     return cached

@@ -1,5 +1,6 @@
 """python -m pgs.evaluate, from files to figures."""
 
+import dataclasses
 import json
 import shutil
 
@@ -146,6 +147,20 @@ def opened(root, task):
 
 def scores(clip, task):
     return run.run_task(task, clip, {}, lambda split, compute: compute())
+
+
+def test_sets_of_the_same_classes_embed_their_prompts_once(untrained_clip, small_data):
+    clip, calls = inference.load_clip(untrained_clip), []
+
+    def counted(params, tokens):
+        calls.append(len(tokens))
+        return clip.text_step(params, tokens)
+
+    watched, class_weights = dataclasses.replace(clip, text_step=counted), {}
+    task = opened(small_data, 'zeroshot/digits')
+    for _ in range(2):
+        run.run_task(task, watched, class_weights, lambda split, compute: compute())
+    assert calls == [clip.batch_size]  # ten classes in two templates: one padded batch
 
 
 def test_an_image_that_is_none_is_named(untrained_clip, small_data, tmp_path):
