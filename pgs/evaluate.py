@@ -32,8 +32,9 @@ from pgs import distributed, sharding, workdir
 from pgs.convert import check_tokenizer, load_model
 from pgs.distributed import say
 from pgs.errors import UserError
-from pgs.evals import run, tasks
+from pgs.evals import run
 from pgs.evals.embedding import Embedder, make_embedder
+from pgs.evals.tasks import GROUPS, expand
 from pgs.metrics import format_seconds
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Model: a run, a folder or an OpenCLIP file.')
@@ -181,7 +182,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1 or not CHECKPOINT.value:
             raise UserError('give --checkpoint=RUN_OR_FOLDER_OR_FILE (and --help tells the rest)')
-        names = tasks.expand(TASKS.value)
+        names = expand(TASKS.value)
         distributed.start()
         loaded = load_model(CHECKPOINT.value, model_config=MODEL_CONFIG.value)
         check_tokenizer(loaded.config)
@@ -198,7 +199,8 @@ def main(argv: list[str]) -> None:
         results = evaluate(
             embedder.with_params(params), names, root, Path(OUT.value).expanduser(), header
         )
-        say(f'Written: {OUT.value}. Tables: python -m pgs.report {OUT.value}')
+        tables = f' Tables: python -m pgs.report {OUT.value}'
+        say(f'Written: {OUT.value}.{tables if results["tasks"].keys() & GROUPS["paper"] else ""}')
         if results['failed']:
             raise UserError(f'{len(results["failed"])} task(s) failed, see above')
     except UserError as error:
