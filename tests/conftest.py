@@ -5,7 +5,9 @@ from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # in subprocesses too; libtpu looks for a TPU at length
 # What one test has compiled, others and their subprocesses need not compile again.
-os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parent.parent / '.pytest_cache' / 'xla')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
+    Path(__file__).parent.parent / '.pytest_cache' / 'xla'
+)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
