@@ -11,6 +11,7 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 from absl import app, flags, logging
 
+from pgs.cli import parse_flags
 from pgs.errors import UserError
 from pgs.inference import classify, load_clip
 
@@ -37,4 +38,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -43,6 +43,14 @@ def explain(error: BaseException, argv: list[str]) -> str:
     return lines[-1].split('UserError: ')[-1] if lines else type(error).__name__
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """A flags_parser for absl's app.run, of a program without a config file: one line for a mistake."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f'error: {" ".join(str(error).split())}; --help lists the flags')
+
+
 def config_path(argv: list[str]) -> str | None:
     """The file that --config names, without its argument; None where there is no such flag."""
     path = None

@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from input_pipeline.tokenizer import count_cut
+from pgs.cli import parse_flags
 from pgs.errors import UserError
 from pgs.evals.run import progress
 from pgs.inference import embed_images, embed_texts, load_clip
@@ -92,4 +93,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -29,6 +29,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from pgs import distributed, sharding, workdir
+from pgs.cli import parse_flags
 from pgs.convert import check_tokenizer, load_model
 from pgs.distributed import say
 from pgs.errors import UserError
@@ -208,4 +209,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

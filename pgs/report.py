@@ -18,6 +18,7 @@ from typing import NamedTuple
 from absl import app, flags
 from etils import epath
 
+from pgs.cli import parse_flags
 from pgs.errors import UserError
 from pgs.paper_tables import CLASSIFICATION, RELATIVE_TRAINING_TIME, TABLES, Table
 from pgs.report_figures import comparison_figure
@@ -205,13 +206,6 @@ def report(paths: list[str], markdown: str | None, figure: str | None, width: in
     return '\n\n'.join([*shown, '\n'.join(foot)])
 
 
-def parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(f'error: {error}; --help lists the flags')
-
-
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
         sys.exit('error: no results file\nusage: python -m pgs.report results.json [...]')
@@ -223,4 +217,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=parse_flags)

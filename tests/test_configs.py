@@ -60,7 +60,8 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys)
     config = load(name, args)
     config.update(batch_size=8, total_steps=2)
     config.data.name = 'openmoji'
-    config.model.image.layers = config.model.text.layers = 1
+    config.model.image.update(layers=1, width=192, heads=3)
+    config.model.text.update(layers=1, width=128, heads=2)
     results = train(config, tmp_path / 'run')
     assert results['step'] == 2
     expected = {'pgs': 0.4, 'random': 0.5, 'none': 0.0}[config.masking.strategy]
@@ -69,7 +70,7 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys)
 
 
 def test_every_config_says_how_to_run_it():
-    for name in ('quickstart', 'vitb16_pgs', 'vitb16_clip', 'vitb16_flip'):
+    for name in ('quickstart', 'vitb16_pgs', 'vitb16_clip', 'vitb16_flip', 'vitb16_pgs_tune'):
         text = importlib.import_module(f'configs.{name}').__doc__
         assert 'python main.py' in text
         assert 'Time:' in text

@@ -23,15 +23,22 @@ TASKS = (
 )  # fmt: skip
 
 
+# Each program defines flags of the same names, and all tests are imported into one process.
+FLAGS = list(flags.FLAGS.flags_by_module_dict()['pgs.evaluate'])
+flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
+
+
 def call(*arguments):
     """The command within this process, which has JAX running already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('pgs.distributed.start', lambda: None)
-        flags.FLAGS.unparse_flags()
-        for name in ('checkpoint', 'model_config', 'tasks', 'data_root', 'out', 'name'):
-            flags.FLAGS[name].unparse()
-        rest = flags.FLAGS(['evaluate', *map(str, arguments)])
-        evaluate.main(rest)
+    for flag in FLAGS:
+        flags.FLAGS[flag.name] = flag
+        flag.unparse()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr('pgs.distributed.start', lambda: None)
+            evaluate.main(flags.FLAGS(['evaluate', *map(str, arguments)]))
+    finally:
+        flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
 
 
 @pytest.fixture(scope='module')

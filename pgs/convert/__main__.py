@@ -12,6 +12,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
+from pgs.cli import parse_flags
 from pgs.convert.export import check_out, export
 from pgs.convert.load import KINDS, read
 from pgs.convert.parameters import summary
@@ -49,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
