@@ -22,7 +22,7 @@ class LabelledImages(NamedTuple):
     kind: str  # 'classification', 'multilabel' or 'retrieval'
     classnames: list[str]
     templates: list[str]
-    count: int  # samples, for the progress bar
+    count: int  # samples, for the progress bar; of tars an estimate
     samples: Callable[[], Iterator[tuple[str, bytes, Any]]]  # (name, encoded image, label) in order
     note: str = ''  # on what makes the figures less than comparable
 

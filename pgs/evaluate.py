@@ -31,6 +31,7 @@ from etils import epath
 from pgs import distributed, sharding, workdir
 from pgs.cli import parse_flags
 from pgs.convert import check_tokenizer, load_model
+from pgs.convert.tensors import SUFFIXES
 from pgs.distributed import say
 from pgs.errors import UserError
 from pgs.evals import run
@@ -55,6 +56,12 @@ def fingerprint(params) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def name_of(checkpoint: str) -> str:
+    """'runs/pgs-0.3' -> 'pgs-0.3', 'weights/a.safetensors' -> 'a'."""
+    path = Path(checkpoint)
+    return path.stem if path.suffix in SUFFIXES else path.name
 
 
 def previous(path: Path, weights: str, data_root: str) -> dict:
@@ -141,9 +148,10 @@ def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, he
         say(f'{len(already)} of {len(names)} tasks are done in {out}')
     for name, where in missing.items():
         say(f'missing {name}: put it at {where}')
+    distributed.on_primary(lambda: write(out, results))  # before hours of work, not after
     class_weights = {}
     for number, task in enumerate(opened, 1):
-        say(f'[{number}/{len(opened)}] {task.name}: {task.data.count} images of {task.data.origin}')
+        say(f'[{number}/{len(opened)}] {task.name}: {task.data.origin}')
         if task.data.note:
             say(f'  note: {task.data.note}')
         clock = time.perf_counter()
@@ -191,7 +199,7 @@ def main(argv: list[str]) -> None:
         embedder = make_embedder(loaded.model, mesh, BATCH_SIZE.value * mesh.size)
         params = jax.device_put(loaded.params, sharding.replicated(mesh))
         header = {
-            'name': NAME.value or Path(CHECKPOINT.value).stem,
+            'name': NAME.value or name_of(CHECKPOINT.value),
             'checkpoint': loaded.source,
             'weights': fingerprint(loaded.params),
         }

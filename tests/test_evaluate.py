@@ -12,7 +12,7 @@ from absl import flags
 from PIL import Image
 
 from input_pipeline import eval_sets
-from input_pipeline.webdataset import open_eval_set, write_eval_set
+from input_pipeline.webdataset import count_samples, write_eval_set
 from pgs import evaluate, inference
 from pgs.errors import UserError
 from pgs.evals import run
@@ -230,7 +230,29 @@ def test_a_set_of_tfds(untrained_clip, tmp_path):
     assert found['n'] == 3
 
 
-def test_the_progress_bar_knows_the_number_of_samples(small_data):
+def test_a_row_is_named_after_its_checkpoint():
+    assert evaluate.name_of('runs/pgs-0.3/') == 'pgs-0.3'
+    assert evaluate.name_of('a/clip-pgs-0.3.pt') == 'clip-pgs-0.3'
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_work(
+    untrained_clip, small_data, tmp_path, capsys
+):
+    (tmp_path / 'file').write_text('')
+    message = refused(
+        f'--checkpoint={untrained_clip}', f'--data_root={small_data}', '--tasks=zeroshot/digits',
+        f'--out={tmp_path / "file" / "r.json"}',
+    )  # fmt: skip
+    assert 'cannot write --out' in message
+    assert '[1/1]' not in capsys.readouterr().out
+
+
+def test_the_progress_bar_knows_the_number_of_samples(small_data, tmp_path):
     data = eval_sets.open_tars(small_data, 'openmoji_pairs', 'test')
     assert data.count == len(list(data.samples())) == 24
-    assert open_eval_set(small_data / 'digits', 'train').kind == 'classification'
+    many = write_eval_set(
+        tmp_path / 'many', 'test', [(small_image(), i % 2) for i in range(8)],
+        kind='classification', classnames='ab', templates=['{c}'], shard_size=3,
+    )  # fmt: skip
+    assert len(many.shards) == 3
+    assert count_samples(many) == 8

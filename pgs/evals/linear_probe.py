@@ -19,6 +19,7 @@ LEARNING_RATE, EPOCHS, BATCH = 0.1, 10, 512
 DECAYS = np.logspace(-6, 2, 97)  # the grid of the search
 COARSE = range(0, 97, 16)  # where it begins
 FINE = (8, 4, 2, 1)  # steps around the best so far
+MOST_TRIALS = len(COARSE) + 2 * len(FINE)
 
 
 def initial_probe(seed: int, width: int, num_classes: int) -> dict[str, jax.Array]:

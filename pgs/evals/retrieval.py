@@ -121,19 +121,18 @@ def recall_metrics(
     return metrics
 
 
-def retrieve(
-    batches: Iterable[tuple[np.ndarray, list]],
-    embed_images: Callable,
-    embed_texts: Callable,
-    notify: Callable[[int], object] = lambda rows: None,
-) -> dict:
-    """Metrics of a retrieval set: recall_metrics, n (images) and n_texts.
+def embed_captioned(
+    batches: Iterable[tuple[np.ndarray, list]], embed_images: Callable, embed_texts: Callable
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of a retrieval set.
 
     Args:
       batches: (uint8 images (b, H, W, 3), for each image the list of its captions).
       embed_images: images -> unit float32 (b, E).
       embed_texts: texts -> unit float32 (m, E).
-      notify: as in recall_metrics.
+
+    Returns:
+      The first three arguments of recall_metrics.
     """
     images, texts, owners = [], [], []
     for pixels, captions in batches:
@@ -141,9 +140,7 @@ def retrieve(
         images.append(embed_images(pixels))
         texts.append(embed_texts(text for own in captions for text in own))
         owners += [start + i for i, own in enumerate(captions) for _ in own]
-    images_NxE, texts_MxE = np.concatenate(images), np.concatenate(texts)
-    metrics = recall_metrics(images_NxE, texts_MxE, np.array(owners), notify=notify)
-    return metrics | {'n': len(images_NxE), 'n_texts': len(texts_MxE)}
+    return np.concatenate(images), np.concatenate(texts), np.array(owners)
 
 
 def pair_scores(

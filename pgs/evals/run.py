@@ -138,11 +138,11 @@ def run_task(
         metrics = compositional.prefer_captions(batches(task.data), embedder.images, embed_texts)
         return metrics | {'n_cut': cut}
     if task.kind == 'retrieval':
-        with progress(None, f'{task.name} ranks', ' rows', None) as bar:
-            metrics = retrieval.retrieve(
-                batches(task.data), embedder.images, embed_texts, bar.update
-            )
-        return metrics | {'n_cut': cut}
+        features = retrieval.embed_captioned(batches(task.data), embedder.images, embed_texts)
+        n, n_texts = len(features[0]), len(features[1])
+        with progress(None, f'{task.name} ranks', ' rows', n + n_texts) as bar:
+            metrics = retrieval.recall_metrics(*features, notify=bar.update)
+        return metrics | {'n': n, 'n_texts': n_texts, 'n_cut': cut}
     if task.kind == 'linear_probe':
 
         def features_of(data, split):
@@ -158,7 +158,8 @@ def run_task(
             for split, data in splits.items()
             if data is not None
         }
-        with progress(None, f'{task.name} weight decays', '', None) as bar:
+        most = linear_probe.MOST_TRIALS
+        with progress(None, f'{task.name} weight decays', ' tried', most) as bar:
             return linear_probe.linear_probe(
                 found['train'],
                 found['test'],
