@@ -27,14 +27,14 @@ FLAGS = [
 STARTED = []
 
 
-def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 1):
+def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 1, more=()):
     """Starts main.py `processes` times; returns them, the primary first."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     command = [
         sys.executable, 'main.py', *FLAGS, f'--workdir={workdir}',
-        f'--config.total_steps={steps}', f'--config.mesh.fsdp={fsdp}',
+        f'--config.total_steps={steps}', f'--config.mesh.fsdp={fsdp}', *more,
     ]  # fmt: skip
     common = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
     if processes > 1:
@@ -86,16 +86,25 @@ def losses(workdir):
 
 
 @pytest.fixture(scope='module')
-def one_process(tmp_path_factory):
+def evals(small_data):
+    """Flags that score while the run goes on."""
+    return [
+        f'--config.eval_data_root={small_data}', '--config.eval_every=4',
+        "--config.evals=('held_out','zeroshot/digits','linear_probe/digits')",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def one_process(tmp_path_factory, evals):
     workdir = tmp_path_factory.mktemp('runs') / 'one'
-    finish(start(workdir, processes=1, devices=1))
+    finish(start(workdir, processes=1, devices=1, more=evals))
     return workdir
 
 
 @pytest.fixture(scope='module')
-def two_processes(tmp_path_factory):
+def two_processes(tmp_path_factory, evals):
     workdir = tmp_path_factory.mktemp('runs') / 'two'
-    outputs = finish(start(workdir, processes=2, devices=2, fsdp=2))
+    outputs = finish(start(workdir, processes=2, devices=2, fsdp=2, more=evals))
     return workdir, outputs
 
 
@@ -109,6 +118,19 @@ def test_two_processes_compute_what_one_does(one_process, two_processes):
     for name in ('results.json', 'config.json', 'figures/masks.png'):
         assert (workdir / name).is_file()
     assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_score_what_one_does(one_process, two_processes):
+    def scored(workdir):
+        records = read_metrics(workdir / 'metrics.jsonl')
+        return [r for r in records if 'eval/zeroshot/digits/acc1' in r]
+
+    alone, together = scored(one_process), scored(two_processes[0])
+    assert [r['step'] for r in alone] == [4, 6]
+    for one, two in zip(alone, together, strict=True):
+        assert two == pytest.approx(one, abs=2e-2)  # a rank or two may change with the last bit
+        assert two['eval/val_loss'] == pytest.approx(one['eval/val_loss'], rel=1e-5)
 
 
 @pytest.mark.slow
