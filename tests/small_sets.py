@@ -1,6 +1,6 @@
 """Writes small evaluation sets of real images, with nothing downloaded.
 
-  python tests/small_sets.py DATA      then  python -m pgs.evaluate --data_root=DATA --tasks=...
+  python -m tests.small_sets DATA      then  python -m pgs.evaluate --data_root=DATA --tasks=...
 
 In CLIP-benchmark's layout: `digits`, scikit-learn's, with train and test (zeroshot/digits,
 linear_probe/digits); `openmoji_names`, one emoji a class; `openmoji_pairs`, emoji with two or
