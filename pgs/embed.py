@@ -21,6 +21,7 @@ from pgs.cli import parse_flags
 from pgs.errors import UserError
 from pgs.evals.run import progress
 from pgs.inference import embed_images, embed_texts, load_clip
+from pgs.workdir import replacing
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Model: a run, a folder or an OpenCLIP file.')
 MODEL_CONFIG = flags.DEFINE_string('model_config', None, "OpenCLIP's model JSON of a bare file.")
@@ -72,11 +73,9 @@ def embed() -> str:
         if cut := count_cut(texts, clip.model.text['context_length']):
             said.append(f'{cut} of them cut to {clip.model.text["context_length"]} tokens')
     out = Path(OUT.value).expanduser()
-    partial = out.with_name(f'{out.name}.partial')
     try:
-        with partial.open('wb') as file:
+        with replacing(out) as file:
             np.savez(file, **content)
-        partial.replace(out)
     except OSError as error:
         raise UserError(f'cannot write --out={out} ({error.strerror}): give another') from error
     return f'{", ".join(said)}, {clip.model.embed_dim} numbers each: {out}'

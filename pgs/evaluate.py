@@ -26,17 +26,17 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 import jax
 import numpy as np
 from absl import app, flags, logging
-from etils import epath
 
-from pgs import distributed, sharding, workdir
+from pgs import distributed, workdir
 from pgs.cli import parse_flags
-from pgs.convert import check_tokenizer, load_model
+from pgs.convert import load_model
 from pgs.convert.tensors import SUFFIXES
 from pgs.distributed import say
 from pgs.errors import UserError
 from pgs.evals import run
-from pgs.evals.embedding import Embedder, make_embedder
+from pgs.evals.embedding import Embedder
 from pgs.evals.tasks import GROUPS, expand
+from pgs.inference import on_all_devices
 from pgs.metrics import format_seconds
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Model: a run, a folder or an OpenCLIP file.')
@@ -100,10 +100,8 @@ def cache_in(folder: Path, task: run.Task, weights: str):
                 return file['features'], file['labels']
         features, labels = compute()
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix('.partial')
-        with partial.open('wb') as file:
+        with workdir.replacing(path) as file:
             np.savez(file, features=features, labels=labels)
-        partial.replace(path)
         return features, labels
 
     return cached
@@ -172,7 +170,6 @@ def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, he
                 'note': task.data.note,
             }
         distributed.on_primary(lambda: write(out, results))
-    distributed.on_primary(lambda: write(out, results))
     for name, why in failed.items():
         say(f'failed {name}: {why}')
     return results
@@ -181,7 +178,7 @@ def evaluate(embedder: Embedder, names: list[str], data_root: str, out: Path, he
 def write(out: Path, results: dict) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        workdir.write_json(epath.Path(out), results)
+        workdir.write_json(out, results)
     except OSError as error:
         raise UserError(f'cannot write --out={out} ({error.strerror}): give another') from error
 
@@ -194,20 +191,17 @@ def main(argv: list[str]) -> None:
         names = expand(TASKS.value)
         distributed.start()
         loaded = load_model(CHECKPOINT.value, model_config=MODEL_CONFIG.value)
-        check_tokenizer(loaded.config)
-        mesh = sharding.make_mesh({'data': -1, 'fsdp': 1}, jax.device_count())
-        embedder = make_embedder(loaded.model, mesh, BATCH_SIZE.value * mesh.size)
-        params = jax.device_put(loaded.params, sharding.replicated(mesh))
+        embedder = on_all_devices(loaded, BATCH_SIZE.value)
         header = {
             'name': NAME.value or name_of(CHECKPOINT.value),
             'checkpoint': loaded.source,
             'weights': fingerprint(loaded.params),
         }
         root = os.path.abspath(os.path.expanduser(DATA_ROOT.value))
-        say(f'{loaded.source} on {mesh.size} {jax.default_backend()} device(s), data in {root}')
-        results = evaluate(
-            embedder.with_params(params), names, root, Path(OUT.value).expanduser(), header
+        say(
+            f'{loaded.source} on {jax.device_count()} {jax.default_backend()} device(s), data in {root}'
         )
+        results = evaluate(embedder, names, root, Path(OUT.value).expanduser(), header)
         tables = f' Tables: python -m pgs.report {OUT.value}'
         say(f'Written: {OUT.value}.{tables if results["tasks"].keys() & GROUPS["paper"] else ""}')
         if results['failed']:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from input_pipeline.eval_sets import image_batches
 from pgs import sharding
-from pgs.convert import check_tokenizer, load_model
+from pgs.convert import Checkpoint, check_tokenizer, load_model
 from pgs.errors import UserError
 from pgs.evals.embedding import Embedder, make_embedder
 from pgs.evals.zero_shot import SCALE, class_weights
@@ -36,10 +36,18 @@ def load_clip(
     Raises:
       UserError: as load_model; a vocabulary that is not CLIP's.
     """
-    loaded = load_model(checkpoint, model_config=model_config)
+    return on_all_devices(load_model(checkpoint, model_config=model_config))
+
+
+def on_all_devices(loaded: Checkpoint, batch_size: int = BATCH_SIZE) -> Embedder:
+    """An Embedder with a copy of the weights on each device, `batch_size` rows a device.
+
+    Raises:
+      UserError: a vocabulary that is not CLIP's.
+    """
     check_tokenizer(loaded.config)
     mesh = sharding.make_mesh({'data': -1, 'fsdp': 1}, jax.device_count())
-    embedder = make_embedder(loaded.model, mesh, BATCH_SIZE * mesh.size)
+    embedder = make_embedder(loaded.model, mesh, batch_size * mesh.size)
     return embedder.with_params(jax.device_put(loaded.params, sharding.replicated(mesh)))
 
 

@@ -7,6 +7,8 @@ import time
 from clu import metric_writers
 from etils import epath
 
+from pgs.workdir import replacing
+
 
 def format_seconds(seconds: float) -> str:
     """75 -> '1:15', 3675 -> '1:01:15'."""
@@ -41,9 +43,8 @@ class MetricLog:
             return
         self._path = workdir / 'metrics.jsonl'
         kept = [r for r in read_metrics(self._path) if r['step'] <= resume_step]
-        partial = self._path.with_suffix('.partial')
-        partial.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-        partial.replace(self._path)
+        with replacing(self._path) as file:
+            file.write(''.join(json.dumps(r) + '\n' for r in kept).encode())
         self._file = self._path.open('a')
         # Events go out from a thread of their own: the loop does not wait for a slow disk.
         self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))

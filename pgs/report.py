@@ -23,7 +23,7 @@ from pgs.errors import UserError
 from pgs.paper_tables import CLASSIFICATION, RELATIVE_TRAINING_TIME, TABLES, Table
 from pgs.report_figures import comparison_figure
 from pgs.results import Results, count_sets, figures_of, read_all
-from pgs.workdir import absolute
+from pgs.workdir import absolute, replacing
 
 MARKDOWN = flags.DEFINE_string('markdown', None, 'FILE.md; else report.md beside the first file.')
 FIGURE = flags.DEFINE_string('figure', None, 'FILE.png; else report.png beside the first file.')
@@ -150,12 +150,11 @@ def remarks(everything: list[Results]) -> list[str]:
 
 
 def write(path: epath.Path, content: bytes, flag: str) -> None:
-    """Writes beside the file, then renames."""
-    partial = path.with_name(f'{path.name}.partial')
+    """Replaces a file; UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f'cannot write {path} ({reason}): give another {flag}') from error

@@ -1,7 +1,10 @@
 """The folder of a run: made, checked against the run that it holds, never half-written."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
@@ -30,11 +33,20 @@ def absolute(workdir: str | os.PathLike) -> epath.Path:
     return path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))
 
 
-def write_json(path: epath.Path, content: dict) -> None:
-    """Writes beside the file, then renames: a reader sees the old content or the new."""
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(content, indent=2) + '\n')
+@contextlib.contextmanager
+def replacing(path: os.PathLike) -> Iterator[BinaryIO]:
+    """A file beside the path, renamed at the end: a reader sees the old content or the new."""
+    path = epath.Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    with partial.open('wb') as file:
+        yield file
     partial.replace(path)
+
+
+def write_json(path: os.PathLike, content: dict) -> None:
+    """Replaces a file by JSON."""
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + '\n').encode())
 
 
 def prepare(workdir: str | os.PathLike, config: dict) -> None:

@@ -4,7 +4,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pgs.errors import UserError
-from pgs.evals.tasks import GROUPS, SETS, expand, folder_of
+from pgs.evals.tasks import GROUPS, SETS, expand, place_of
 
 
 def test_the_groups_have_the_papers_sizes():
@@ -35,8 +35,8 @@ def test_a_wrong_name_is_an_error(names, words):
 
 
 def test_folders_are_clip_benchmarks():
-    assert folder_of('cifar10') == 'vtab-cifar10'
-    assert folder_of('my_set') == 'my_set'
+    assert place_of('cifar10')[0] == 'vtab-cifar10'
+    assert place_of('my_set')[0] == 'my_set'
 
 
 def test_tfds_knows_the_sets_that_are_said_to_be_there():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgs.convert.open_clip_config import model_config, read_json
-from pgs.convert.parameters import layout_of
+from pgs.convert.parameters import flat_params, layout_of
 from pgs.convert.tensors import check_tensors, read_tensors
 from pgs.models.clip import CLIP, build_model
 
@@ -95,7 +95,7 @@ def to_params(weights: dict[str, np.ndarray], described: dict, where: str = 'wei
 
 def from_params(params: dict) -> dict:
     """The inverse of to_params: parameter tree -> OpenCLIP name -> array."""
-    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    flat = flat_params(params)
     weights = {name: INVERSE[fn](flat[path]) for name, (path, fn) in TOP_TABLE.items()}
     for prefix, tower in TOWERS.items():
         for name, (path, fn) in BLOCK_TABLE.items():

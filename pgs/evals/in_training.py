@@ -35,13 +35,14 @@ def make_evals(config, embedder: Embedder) -> Callable[[dict], dict]:
         )
     names = [name for name in config.evals if name != HELD_OUT]
     opened, missing, failed = open_tasks(expand(names) if names else [], config.eval_data_root)
-    for name, where in missing.items():
+    if missing:
+        name, where = next(iter(missing.items()))
         raise UserError(
             f'config.evals: {name} is absent ({len(missing)} such): put it at {where}, '
             'or leave it out'
         )
-    for why in failed.values():
-        raise UserError(f'config.evals: {why}')
+    if failed:
+        raise UserError(f'config.evals: {next(iter(failed.values()))}')
 
     def score(params) -> dict[str, float]:
         scores, class_weights = {}, {}

@@ -134,12 +134,12 @@ def embed_captioned(
     Returns:
       The first three arguments of recall_metrics.
     """
-    images, texts, owners = [], [], []
+    images, texts, owners, count = [], [], [], 0
     for pixels, captions in batches:
-        start = sum(map(len, images))
         images.append(embed_images(pixels))
         texts.append(embed_texts(text for own in captions for text in own))
-        owners += [start + i for i, own in enumerate(captions) for _ in own]
+        owners += [count + i for i, own in enumerate(captions) for _ in own]
+        count += len(captions)
     return np.concatenate(images), np.concatenate(texts), np.array(owners)
 
 

@@ -16,7 +16,7 @@ from pgs.distributed import is_primary
 from pgs.errors import UserError
 from pgs.evals import compositional, linear_probe, retrieval, zero_shot
 from pgs.evals.embedding import Embedder
-from pgs.evals.tasks import SETS, folder_of
+from pgs.evals.tasks import SETS, place_of
 
 KINDS = {'zeroshot': ('classification', 'multilabel'), 'retrieval': ('retrieval',),
          'linear_probe': ('classification',)}  # fmt: skip
@@ -59,7 +59,7 @@ def open_task(task: str, data_root: str | os.PathLike) -> Task | str:
         )  # fmt: skip
         return Task(task, 'sugar_crepe', data)
 
-    folder, in_tfds = SETS[name] if name in SETS else (folder_of(name), None)
+    folder, in_tfds = place_of(name)
     data = eval_sets.open_tars(root, folder, 'test')
     if data is None and in_tfds and protocol != 'retrieval':
         data = eval_sets.open_tfds(root, *in_tfds)

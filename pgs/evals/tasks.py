@@ -80,6 +80,6 @@ def expand(names: list[str] | tuple[str, ...]) -> list[str]:
     return list(tasks)
 
 
-def folder_of(name: str) -> str:
-    """Folder of a set under the data root."""
-    return SETS[name][0] if name in SETS else name
+def place_of(name: str) -> tuple[str, tuple[str, str] | None]:
+    """(folder under the data root, TFDS name and test split or None) of a set."""
+    return SETS.get(name, (name, None))
