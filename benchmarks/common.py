@@ -13,8 +13,9 @@ from absl import logging
 
 from benchmarks.plots import Panels, bars_figure
 from configs import vitb16_pgs
-from pgs import flops, sharding
+from pgs import sharding
 from pgs.build import Job, build
+from pgs.compile import flops
 from pgs.masking import configured
 from pgs.masking.strategies import selection_shape
 from pgs.models import normalize_images

@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks import common
 from input_pipeline import pipeline, prepare, sources
 from input_pipeline.validate import check_image
-from pgs.evals.object_retention import PHOTOGRAPHS
+from pgs.masking.object_retention import PHOTOGRAPHS
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each measurement.', lower_bound=1)

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from benchmarks import common
-from pgs import cli, sharding
-from pgs.aot import GIB, TooBig, fit
+from pgs import sharding
+from pgs.compile.aot import GIB, TooBig, fit
+from pgs.compile.topology import devices_of
 from pgs.loss import info_nce
-from pgs.metrics import format_seconds
-from pgs.topology import devices_of
+from pgs.utils import cli
+from pgs.utils.console import format_seconds
 
 SLICES = ['v5e:4x8', 'v5e:8x8', 'v5e:16x16', 'v4:4x4x4', 'v5p:4x4x4', 'v6e:8x8']
 CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config().')
@@ -108,4 +109,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=cli.parser(CONFIG, 'configs/vitb16_pgs.py'))
+    cli.run(main, cli.config_parser(CONFIG, 'configs/vitb16_pgs.py'))

@@ -24,7 +24,7 @@ from absl import logging
 from input_pipeline import raw_samples, records
 from input_pipeline.validate import MIN_SIDE, REASONS, DropError, check_caption, check_image
 from pgs.errors import UserError
-from pgs.workdir import write_json
+from pgs.utils.files import write_json
 
 STATE = 'shards'  # folder of one report a shard: what is in it is finished
 _images: raw_samples.ImageFolder | None = None  # of a worker process, scanned once

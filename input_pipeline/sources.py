@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 
 from input_pipeline import openmoji
 from pgs.errors import UserError
@@ -133,25 +134,34 @@ def open_folder(folder: Path) -> Records:
     return Records(tfds.builder_from_directory(str(folder)), 'train')
 
 
-def open_train(data) -> list[tuple[Records, float]]:
-    """What config.data trains on: sources with their weights, one where there is no mixture.
+def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:
+    """(name, dir, weight) of each data set that config.data trains on; one row without a mixture.
 
     Raises:
-      UserError: as open_split; a mixture that is no (name, dir, weight) rows of positive weight.
+      UserError: a mixture whose rows are not (name, dir, positive weight).
     """
     rows = data.mixture or ((data.name, data.dir, 1.0),)
-    sources = []
     for row in rows:
         if len(row) != 3 or not row[2] > 0:
             raise UserError(
                 f'config.data.mixture row {tuple(row)} must be (name, dir, weight above 0)'
             )
-        name, folder, weight = row
-        source = open_split(
-            name, folder, data.cache_dir, data.train_split, skip=data.skip_unreadable
+    return [(name, folder, float(weight)) for name, folder, weight in rows]
+
+
+def open_train(data: ConfigDict) -> list[tuple[Records, float]]:
+    """The data sets that config.data trains on, each with its weight.
+
+    Raises:
+      UserError: as `open_split` and `mixture_rows`.
+    """
+    return [
+        (
+            open_split(name, folder, data.cache_dir, data.train_split, skip=data.skip_unreadable),
+            weight,
         )
-        sources.append((source, float(weight)))
-    return sources
+        for name, folder, weight in mixture_rows(data)
+    ]
 
 
 def open_held_out(data) -> Records | None:

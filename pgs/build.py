@@ -1,59 +1,53 @@
-"""From a config to the parts of a train step. Nothing runs, nothing is allocated."""
+"""From a config to its parts, and all checks of a config that need no data.
 
-from collections.abc import Callable
-from typing import NamedTuple
+Nothing runs here but the configured mask, on two small images; nothing is written.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
+from input_pipeline import sampler, sources
 from pgs.errors import UserError
-from pgs.masking import configured
-from pgs.masking.strategies import selection_shape
+from pgs.masking.strategies import check_output, configured, selection_shape
 from pgs.models import CLIP, build_model
 from pgs.optimizer import build_optimizer, build_schedule
-from pgs.step import make_train_step
+from pgs.sharding import mesh_shape
+from pgs.step import TrainStep, make_train_step
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+AT_LEAST_ONE = ('batch_size', 'log_every', 'checkpoint_every', 'checkpoints_kept', 'epochs')
+AT_LEAST_ZERO = ('profile_steps', 'eval_every')
 
 
 class Job(NamedTuple):
-    """What a config describes; see the functions that build each."""
+    """The parts that a config describes; see the functions that build each."""
 
     model: CLIP
     optimizer: optax.GradientTransformation
-    strategy: Callable
-    train_step: Callable
+    strategy: functools.partial  # of pgs.masking.configured
+    train_step: TrainStep
 
 
-def compute_dtype(name: str, platform: str):
-    """The dtype that config.model.dtype names; 'auto' is float32 on 'cpu', bfloat16 elsewhere.
-
-    Raises:
-      UserError: another name.
-    """
-    if name == 'auto':
-        name = 'float32' if platform == 'cpu' else 'bfloat16'
-    if name not in DTYPES:
-        raise UserError(f'config.model.dtype={name!r} is unknown: take auto, float32 or bfloat16')
-    return DTYPES[name]
-
-
-def build(config, *, total_steps: int, platform: str) -> Job:
+def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
     """The parts of the train step.
 
     Args:
       config: as configs/base.py.
-      total_steps: of the run; the schedule and the mask's progress follow it.
-      platform: 'cpu', 'gpu' or 'tpu', where the step shall run.
+      total_steps: of the run; the learning rate and the mask's progress follow it.
+      platform: 'cpu', 'gpu' or 'tpu', where the step will run.
 
     Raises:
-      UserError: a model, a mask or an optimiser that cannot be.
+      UserError: invalid settings of the model, the mask or the optimiser.
     """
     image = config.model.image
     model = build_model(config.model, dtype=compute_dtype(config.model.dtype, platform))
     strategy = configured(config.masking, image.patch_size)
-    # Tracing a strategy checks its options against the number of patches.
-    selection_shape(strategy, image.image_size, image.patch_size)
+    check_output(config.masking.strategy, strategy, image.image_size, image.patch_size)
     schedule = build_schedule(config.optimizer, total_steps)
     optimizer = build_optimizer(config.optimizer, schedule)
     train_step = make_train_step(
@@ -66,3 +60,83 @@ def build(config, *, total_steps: int, platform: str) -> Job:
         microbatches=config.microbatches,
     )
     return Job(model, optimizer, strategy, train_step)
+
+
+def compute_dtype(name: str, platform: str) -> Any:
+    """The dtype that config.model.dtype names; 'auto' is float32 on 'cpu', bfloat16 elsewhere.
+
+    Raises:
+      UserError: another name.
+    """
+    if name == 'auto':
+        name = 'float32' if platform == 'cpu' else 'bfloat16'
+    if name not in DTYPES:
+        raise UserError(f'config.model.dtype={name!r} is unknown: take auto, float32 or bfloat16')
+    return DTYPES[name]
+
+
+def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
+    """Checks every value of a config that can be checked without its data.
+
+    Data, weights to start from and evaluation sets are checked where they are opened, which is
+    before anything is written as well.
+
+    Args:
+      config: as configs/base.py.
+      devices: number of devices of all processes.
+      platform: as for `build`.
+
+    Raises:
+      UserError: an invalid value, by its key, with the remedy.
+    """
+    for key in AT_LEAST_ONE + AT_LEAST_ZERO:
+        least = 1 if key in AT_LEAST_ONE else 0
+        if config[key] < least:
+            raise UserError(f'config.{key}={config[key]} must be at least {least}')
+    if config.total_steps is not None and config.total_steps < 1:
+        raise UserError(f'config.total_steps={config.total_steps} must be at least 1')
+    if isinstance(config.evals, str):
+        raise UserError(
+            f"config.evals={config.evals!r} must be a tuple, such as ('{config.evals}',)"
+        )
+    low, high = config.data.crop_scale
+    if not 0.0 < low <= high <= 1.0:
+        raise UserError(
+            f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
+        )
+    weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
+    sampler.batch_shares(weights, config.batch_size)
+    mesh_shape(config.mesh, config.batch_size, devices)
+    job = build(config, total_steps=config.total_steps or 1, platform=platform)
+    check_microbatches(config, job.strategy, devices)
+
+
+def check_microbatches(config: ConfigDict, strategy: functools.partial, devices: int) -> None:
+    """Checks that microbatches give what the whole batch would.
+
+    Args:
+      config: as configs/base.py.
+      strategy: of `pgs.masking.configured`.
+      devices: number of devices, which divides the batch.
+
+    Raises:
+      UserError: microbatches that do not divide the rows of each device, or that would cut up the
+        groups of images that share a token budget, and so change masks.
+    """
+    count, local = config.microbatches, config.batch_size // devices
+    if count < 1 or local % count:
+        fitting = [n for n in range(1, local + 1) if local % n == 0]
+        raise UserError(
+            f'config.microbatches={count} does not divide the {local} pairs that each of '
+            f'{devices} device(s) holds of batch_size={config.batch_size}: take one of '
+            f'{", ".join(map(str, fitting))}'
+        )
+    image, rows = config.model.image, local // count
+    shape = selection_shape(strategy, image.image_size, image.patch_size, config.batch_size)
+    if count > 1 and shape.buckets is not None and rows % shape.buckets.group:
+        raise UserError(
+            f'config.microbatches={count} leaves {rows} pairs of a device at a time, which '
+            f'masking.budget_group={shape.buckets.group} does not divide, so that masks would '
+            f'change: take masking.budget_group={math.gcd(rows, shape.buckets.group)}, '
+            'or masking.long_share=1'
+        )

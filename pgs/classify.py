@@ -3,17 +3,13 @@
 python -m pgs.classify --checkpoint=runs/pgs-0.3 --image=x.jpg --labels="a dog,a cat"
 """
 
-import os
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+from absl import flags, logging
 
-from absl import app, flags, logging
-
-from pgs.cli import parse_flags
 from pgs.errors import UserError
 from pgs.inference import classify, load_clip
+from pgs.utils import cli
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Model: a run, a folder or an OpenCLIP file.')
 MODEL_CONFIG = flags.DEFINE_string('model_config', None, "OpenCLIP's model JSON of a bare file.")
@@ -38,4 +34,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse_flags)
+    cli.run(main)

@@ -6,22 +6,18 @@
 image_paths (relative to DIR, sorted) and texts; what was not asked for is not in it.
 """
 
-import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
-
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from input_pipeline.tokenizer import count_cut
-from pgs.cli import parse_flags
 from pgs.errors import UserError
-from pgs.evals.run import progress
 from pgs.inference import embed_images, embed_texts, load_clip
-from pgs.workdir import replacing
+from pgs.utils import cli
+from pgs.utils.console import progress_bar
+from pgs.utils.files import replacing
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'Model: a run, a folder or an OpenCLIP file.')
 MODEL_CONFIG = flags.DEFINE_string('model_config', None, "OpenCLIP's model JSON of a bare file.")
@@ -61,17 +57,17 @@ def embed() -> str:
     content, said = {}, []
     if files:
         root = Path(IMAGES.value).expanduser()
-        bar = progress(files, 'images', ' images', len(files))
+        bar = progress_bar(files, 'images', ' images', len(files))
         content['image_features'] = embed_images(clip, bar)
         content['image_paths'] = np.array([str(file.relative_to(root)) for file in files])
         said.append(f'{len(files)} images')
     if texts:
-        bar = progress(texts, 'texts', ' texts', len(texts))
+        bar = progress_bar(texts, 'texts', ' texts', len(texts))
         content['text_features'] = embed_texts(clip, bar)
         content['texts'] = np.array(texts)
         said.append(f'{len(texts)} texts')
-        if cut := count_cut(texts, clip.model.text['context_length']):
-            said.append(f'{cut} of them cut to {clip.model.text["context_length"]} tokens')
+        if cut := count_cut(texts, clip.model.text.context_length):
+            said.append(f'{cut} of them cut to {clip.model.text.context_length} tokens')
     out = Path(OUT.value).expanduser()
     try:
         with replacing(out) as file:
@@ -92,4 +88,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse_flags)
+    cli.run(main)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pgs.sharding import split_batch, whole
+from pgs.sharding import replicate, shard_batch
 
 # Columns of the logits that exist at one time. At 64 devices and a batch of 32768, a device then
 # holds 512 x 4096 of them (8 MB) and not 512 x 32768, let alone all.
@@ -43,7 +43,7 @@ def _info_nce(image_BxE, text_BxE, scale, chunk):
 
 
 def _forward(image_BxE, text_BxE, scale, chunk):
-    all_image, all_text = whole(image_BxE), whole(text_BxE)
+    all_image, all_text = replicate(image_BxE), replicate(text_BxE)
     image_lse_B = log_sum_exp(image_BxE, all_text, scale, chunk)
     text_lse_B = log_sum_exp(text_BxE, all_image, scale, chunk)
     own_B = scale * jnp.sum(image_BxE * text_BxE, axis=-1)
@@ -58,7 +58,7 @@ def _backward(chunk, residuals, gradient):
 
     def pull(rows_BxE, own_BxE, row_lse_B, columns, column_lse):
         """Gradient of one side's features, from both directions' softmax."""
-        mixed_BxE = attend(rows_BxE, columns, scale, row_lse_B, whole(column_lse), chunk)
+        mixed_BxE = attend(rows_BxE, columns, scale, row_lse_B, replicate(column_lse), chunk)
         return half * scale * (mixed_BxE - 2.0 * own_BxE)
 
     image_gradient = pull(image_BxE, text_BxE, image_lse_B, all_text, text_lse_B)
@@ -81,7 +81,7 @@ def chunks(columns_BxE: jax.Array, values_B: jax.Array, chunk: int):
     return columns.reshape(-1, chunk, columns.shape[-1]), values.reshape(-1, chunk)
 
 
-def products(rows_BxE: jax.Array, columns_CxE: jax.Array) -> jax.Array:
+def similarities(rows_BxE: jax.Array, columns_CxE: jax.Array) -> jax.Array:
     return jnp.einsum('be,ce->bc', rows_BxE, columns_CxE, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -91,13 +91,13 @@ def log_sum_exp(rows_BxE, columns, scale, chunk) -> jax.Array:
     def add(carry, part):
         top_B, total_B = carry
         columns_CxE, offset_C = part
-        logits_BxC = scale * products(rows_BxE, columns_CxE) - offset_C
+        logits_BxC = scale * similarities(rows_BxE, columns_CxE) - offset_C
         new_top_B = jnp.maximum(top_B, logits_BxC.max(axis=-1))
         total_B = total_B * jnp.exp(top_B - new_top_B)
         return (new_top_B, total_B + jnp.exp(logits_BxC - new_top_B[:, None]).sum(axis=-1)), None
 
     size = rows_BxE.shape[0]
-    start = split_batch(jnp.full((size,), -jnp.inf)), split_batch(jnp.zeros((size,)))
+    start = shard_batch(jnp.full((size,), -jnp.inf)), shard_batch(jnp.zeros((size,)))
     parts = chunks(columns, jnp.zeros(columns.shape[0]), chunk)
     (top_B, total_B), _ = jax.lax.scan(add, start, parts)
     return top_B + jnp.log(total_B)
@@ -108,10 +108,10 @@ def attend(rows_BxE, columns, scale, row_lse_B, column_lse, chunk) -> jax.Array:
 
     def add(total_BxE, part):
         columns_CxE, lse_C = part
-        logits_BxC = scale * products(rows_BxE, columns_CxE)
+        logits_BxC = scale * similarities(rows_BxE, columns_CxE)
         own_BxC = jnp.where(jnp.isinf(lse_C), 0.0, jnp.exp(logits_BxC - row_lse_B[:, None]))
         weights_BxC = own_BxC + jnp.exp(logits_BxC - lse_C)
-        return total_BxE + products(weights_BxC, columns_CxE.T), None
+        return total_BxE + similarities(weights_BxC, columns_CxE.T), None
 
-    start = split_batch(jnp.zeros_like(rows_BxE))
+    start = shard_batch(jnp.zeros_like(rows_BxE))
     return jax.lax.scan(add, start, chunks(columns, column_lse, chunk))[0]

@@ -12,21 +12,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pgs.sharding import mesh_size, split_batch
+from pgs.sharding import mesh_size, shard_batch
 
 
 def split(x_B: jax.Array, count: int) -> jax.Array:
     """(B, ...) -> (count, B / count, ...); every device cuts up its own rows, nothing moves."""
     devices = mesh_size()
     parts = x_B.reshape(devices, count, -1, *x_B.shape[1:]).swapaxes(0, 1)
-    return split_batch(parts.reshape(count, -1, *x_B.shape[1:]), axis=1)
+    return shard_batch(parts.reshape(count, -1, *x_B.shape[1:]), axis=1)
 
 
 def join(parts: jax.Array) -> jax.Array:
     """The rows in the order that they had before `split`."""
     devices, count = mesh_size(), parts.shape[0]
     rows = parts.reshape(count, devices, -1, *parts.shape[2:]).swapaxes(0, 1)
-    return split_batch(rows.reshape(-1, *parts.shape[2:]))
+    return shard_batch(rows.reshape(-1, *parts.shape[2:]))
 
 
 def loss_and_gradient(

@@ -1,9 +1,11 @@
-"""One mesh for one device and for many: 'data' splits the batch, 'fsdp' the batch and the state.
+"""One mesh for one device or many: 'data' shards the batch, 'fsdp' the batch and the state.
 
-The step is written as for one device. What is said here is where its arrays lie; XLA inserts the
-collectives. A parameter that 'fsdp' splits is gathered where it is used, layer by layer, and its
+The step is written as for one device. This module decides where its arrays are placed; XLA inserts
+the collectives. A parameter that 'fsdp' shards is gathered where it is used, layer by layer, and its
 gradient is scattered: fully sharded data parallelism (Zhao et al., arXiv 2304.11277).
 """
+
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,48 +15,55 @@ from pgs.errors import UserError
 
 AXES = ('data', 'fsdp')
 
-# Elements below which an array is kept whole: to gather a gain or a bias costs a message, not memory.
+# Arrays with fewer elements are replicated: gathering a gain or a bias costs a message and saves no
+# memory worth it.
 SPLIT_FROM = 2**14
 
 
-def make_mesh(mesh_config, batch_size: int, devices=None) -> Mesh:
+def make_mesh(
+    mesh_config: Mapping[str, int], batch_size: int, devices: Sequence | None = None
+) -> Mesh:
     """The mesh (data, fsdp) that config.mesh describes, over all devices.
 
     Args:
-      mesh_config: mapping with data and fsdp, devices along each axis; -1 in one of them stands
-        for all that the other leaves.
+      mesh_config: config.mesh: data and fsdp, the number of devices along each axis; -1 in one of
+        them stands for the remaining devices.
       batch_size: pairs of a global batch.
       devices: all devices of all processes, by default.
 
     Raises:
-      UserError: axes that do not fit the devices, or devices that do not divide the batch.
+      UserError: see `mesh_shape`.
     """
     devices = jax.devices() if devices is None else devices
-    data, fsdp = axis_sizes(mesh_config, len(devices))
-    if batch_size % len(devices):
-        lower = batch_size // len(devices) * len(devices)
-        near = [n for n in (lower, lower + len(devices)) if n]
-        raise UserError(
-            f'batch_size={batch_size} does not split over {len(devices)} devices: '
-            f'take {" or ".join(map(str, near))}'
-        )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    shape = mesh_shape(mesh_config, batch_size, len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def axis_sizes(mesh_config, count: int) -> tuple[int, int]:
-    """Devices along data and along fsdp, of `count` devices in all."""
+def mesh_shape(mesh_config: Mapping[str, int], batch_size: int, count: int) -> tuple[int, int]:
+    """Devices along data and along fsdp, of `count` devices in all.
+
+    Raises:
+      UserError: axes that do not fit the devices, or devices that do not divide the batch.
+    """
     sizes = [mesh_config['data'], mesh_config['fsdp']]
-    said = f'config.mesh.data={sizes[0]}, config.mesh.fsdp={sizes[1]}'
+    given = f'config.mesh.data={sizes[0]}, config.mesh.fsdp={sizes[1]}'
     if any(s != -1 and s < 1 for s in sizes) or sizes == [-1, -1]:
-        raise UserError(f'{said}: give numbers of devices, and -1 (the rest) for one axis at most')
-    given = -sizes[0] * sizes[1] if -1 in sizes else sizes[0] * sizes[1]
-    if count % given or (-1 not in sizes and given != count):
+        raise UserError(f'{given}: give numbers of devices, and -1 (the rest) for one axis at most')
+    product = -sizes[0] * sizes[1] if -1 in sizes else sizes[0] * sizes[1]
+    if count % product or (-1 not in sizes and product != count):
         fitting = [n for n in range(1, count + 1) if count % n == 0]
         raise UserError(
-            f'{said} does not fit {count} devices: set data to -1 and fsdp to one of '
+            f'{given} does not fit {count} devices: set data to -1 and fsdp to one of '
             f'{", ".join(map(str, fitting))}'
         )
-    data, fsdp = (count // given if s == -1 else s for s in sizes)
+    if batch_size % count:
+        lower = batch_size // count * count
+        near = [n for n in (lower, lower + count) if n]
+        raise UserError(
+            f'batch_size={batch_size} does not split over {count} devices: '
+            f'take {" or ".join(map(str, near))}'
+        )
+    data, fsdp = (count // product if s == -1 else s for s in sizes)
     return data, fsdp
 
 
@@ -64,12 +73,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on each device."""
+    """A full copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """Splits the longest axis that fsdp divides; small arrays stay whole.
+    """Shards the longest axis that fsdp divides; small arrays are replicated.
 
     Weights are stacked by layer along their first axis, which is never their longest, so that
     each layer is spread over all devices.
@@ -82,23 +91,23 @@ def state_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 def state_sharding(mesh: Mesh, state):
-    """Where each array of a state lies: parameters and optimiser by one rule, `state_spec`."""
+    """The placement of each array of a state: parameters and optimiser by one rule, `state_spec`."""
     fsdp = mesh.shape['fsdp']
     return jax.tree.map(lambda x: NamedSharding(mesh, state_spec(x.shape, fsdp)), state)
 
 
-def split_batch(x: jax.Array, axis: int = 0) -> jax.Array:
-    """Within a step: the batch axis lies over all devices. Nothing where no mesh is set.
+def shard_batch(x: jax.Array, axis: int = 0) -> jax.Array:
+    """Within a step: shards the batch axis over all devices. No-op without a mesh.
 
-    Nor where the devices do not divide the axis: XLA then lays it out as it sees fit.
+    No-op as well where the devices do not divide the axis; XLA then chooses the placement.
     """
     if x.shape[axis] % mesh_size():
         return x
     return constrain(x, PartitionSpec(*[None] * axis, AXES))
 
 
-def whole(x: jax.Array) -> jax.Array:
-    """Within a step: a copy on each device, gathered if need be. Nothing where no mesh is set."""
+def replicate(x: jax.Array) -> jax.Array:
+    """Within a step: a full copy on each device, gathered if necessary. No-op without a mesh."""
     return constrain(x, PartitionSpec())
 
 
@@ -109,15 +118,15 @@ def constrain(x: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def mesh_size() -> int:
-    """Devices of the mesh that is set, 1 where none is."""
+    """Number of devices of the current mesh, 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.size
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Rows of the global batch that lie on this process's devices, ascending.
+    """Rows of the global batch that belong to this process's devices, ascending.
 
-    A mesh follows the wiring of a pod, so these need not be one run of rows.
+    A mesh follows the wiring of a pod, so these rows need not be contiguous.
     """
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
@@ -126,11 +135,11 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def to_devices(
     mesh: Mesh, batch: dict[str, np.ndarray], rows: np.ndarray | None = None
 ) -> dict[str, jax.Array]:
-    """A host's part of a batch -> global arrays, split over all devices.
+    """A host's part of a batch -> global arrays, sharded over all devices.
 
     Args:
       batch: this host's rows of the global batch.
-      rows: which these are, `process_rows`; None where the host has all of them.
+      rows: the indices of these rows, see `process_rows`; None where the host has all of them.
     """
     sharding = batch_sharding(mesh)
     size = batch_size_of(mesh, batch, rows)
@@ -147,11 +156,11 @@ def to_devices(
 
 
 def batch_size_of(mesh: Mesh, batch, rows) -> int:
-    """Of the global batch: every device holds as many rows."""
+    """Size of the global batch, of which every device holds equally many rows."""
     local = len(next(iter(batch.values())))
     return local if rows is None else local // len(mesh.local_devices) * mesh.size
 
 
 def to_host(mesh: Mesh, tree):
-    """Whole numpy copies of a tree of global arrays, on every host; all hosts must call it."""
+    """Full numpy copies of a tree of global arrays, on every host; all hosts must call it."""
     return jax.device_get(jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree))

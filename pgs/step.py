@@ -1,6 +1,5 @@
 """The train step: one pure function of a state and a batch."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from pgs.errors import UserError
 from pgs.loss import info_nce
-from pgs.masking.strategies import mask_ratio
+from pgs.masking.selection import mask_ratio
 from pgs.microbatches import loss_and_gradient
 from pgs.models.clip import CLIP, MAX_LOG_SCALE, normalize_images
 from pgs.sharding import batch_sharding, replicated, state_sharding
@@ -20,18 +18,22 @@ from pgs.sharding import batch_sharding, replicated, state_sharding
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes, and all that a checkpoint holds."""
+    """Everything that a step changes, and everything that a checkpoint holds."""
 
     step: jax.Array  # int32 scalar: steps done
     params: Any  # float32
     opt_state: Any
 
 
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+
+
 def make_init(model: CLIP, optimizer: optax.GradientTransformation, seed: int):
-    """() -> a fresh state; to be traced for its shapes, or jitted."""
+    """A function () -> fresh state, to be jitted, or traced for its shapes."""
 
     def create() -> TrainState:
-        size, length = model.image['image_size'], model.text['context_length']
+        size, length = model.image.image_size, model.text.context_length
         images = jnp.zeros((1, size, size, 3), jnp.float32)
         tokens = jnp.zeros((1, length), jnp.int32)
         params = model.init(jax.random.key(seed), images, tokens)['params']
@@ -41,35 +43,9 @@ def make_init(model: CLIP, optimizer: optax.GradientTransformation, seed: int):
 
 
 def init_state(model: CLIP, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh):
-    """A fresh state, created on the devices that hold it: none ever holds all of a split one."""
+    """A fresh state, created in place: no device ever materialises the whole sharded state."""
     create = make_init(model, optimizer, seed)
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
-
-
-def check_microbatches(config, devices: int) -> None:
-    """Checks that microbatches give what the whole batch would.
-
-    Raises:
-      UserError: microbatches that do not divide what each device holds, or that would cut up the
-        groups of images which share a token budget, and so change masks.
-    """
-    count, local = config.microbatches, config.batch_size // devices
-    if count < 1 or local % count:
-        fitting = [n for n in range(1, local + 1) if local % n == 0]
-        raise UserError(
-            f'config.microbatches={count} does not divide the {local} pairs that each of '
-            f'{devices} device(s) holds of batch_size={config.batch_size}: take one of '
-            f'{", ".join(map(str, fitting))}'
-        )
-    masking = config.masking
-    budgeted = masking.strategy == 'pgs' and masking.min_ratio < masking.max_ratio
-    if count > 1 and budgeted and masking.long_share < 1 and local // count % masking.budget_group:
-        raise UserError(
-            f'config.microbatches={count} leaves {local // count} pairs of a device at a time, which '
-            f'masking.budget_group={masking.budget_group} does not divide, so that masks would '
-            f'change: take masking.budget_group={math.gcd(local // count, masking.budget_group)}, '
-            'or masking.long_share=1'
-        )
 
 
 def make_train_step(
@@ -81,7 +57,7 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
-) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+) -> TrainStep:
     """The train step, not yet jitted.
 
     Args:
@@ -89,21 +65,21 @@ def make_train_step(
       optimizer: built with schedule.
       schedule: step -> learning rate, for the metrics.
       strategy: (rng, images, patch_embeddings, progress) -> PatchSelection.
-      seed: the only source of randomness, with the step and the row of an image in the batch.
+      seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
-      microbatches: parts of the batch whose activations exist one at a time; same result.
+      microbatches: parts of the batch whose activations exist one at a time; the result is the same.
 
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
       learning_rate, mask_ratio (masked fraction, mean over the batch).
     """
-    num_patches = (model.image['image_size'] // model.image['patch_size']) ** 2
+    num_patches = model.image.num_patches
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         progress = state.step.astype(jnp.float32) / total_steps
-        # A key for each image: its mask does not hang on how the batch is cut up.
+        # A key for each image, so that its mask does not depend on devices and microbatches.
         rows = batch | {'keys': jax.random.split(rng, batch['images'].shape[0])}
 
         def embed(params, rows):
@@ -124,7 +100,7 @@ def make_train_step(
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
         metrics = {
             'loss': value,
-            'grad_norm': optax.global_norm(grads),
+            'grad_norm': optax.tree.norm(grads),
             'logit_scale': jnp.exp(state.params['logit_scale']),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
@@ -135,7 +111,7 @@ def make_train_step(
 
 
 def lower_train_step(train_step: Callable, mesh: Mesh, state: TrainState, batch):
-    """Lowers a train step for a mesh; the old state's memory is given to the new one.
+    """Lowers a train step for a mesh; the old state is donated to the new one.
 
     Args:
       train_step: of make_train_step.

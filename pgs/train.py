@@ -1,52 +1,61 @@
-"""The main job: train(config, workdir), from start-up to scores and figures."""
+"""The main job: train(config, workdir), from the checks to scores and figures."""
 
+import itertools
 import math
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from orbax.checkpoint import CheckpointManager
 
-from input_pipeline import pipeline, sampler, sources
-from pgs import checkpoint, distributed, init_from, scores, sharding
-from pgs import workdir as workdirs
-from pgs.build import build
-from pgs.distributed import say
-from pgs.errors import UserError
-from pgs.evals import in_training
-from pgs.evals.embedding import make_embedder
-from pgs.interrupt import Interrupt, Stopped
-from pgs.metrics import MetricLog, Progress
-from pgs.profile import Profile
-from pgs.step import check_microbatches, init_state, lower_train_step
+from input_pipeline import pipeline, sources
+from pgs import sharding
+from pgs.build import Job, build, check_config
+from pgs.inference.embedding import make_embedder
+from pgs.run import checkpoint, init_from, summary
+from pgs.run import workdir as workdirs
+from pgs.run.evaluations import HELD_OUT, scores_line, task_scorer
+from pgs.run.held_out import Scores, held_out_scorer
+from pgs.run.hooks import Hook, StepLog, save_hook, score_hook
+from pgs.run.interrupt import Interrupt, Stopped
+from pgs.run.metrics import MetricLog, Progress
+from pgs.run.profiler import Trace
+from pgs.step import TrainState, TrainStep, init_state, lower_train_step
+from pgs.utils import distributed
+from pgs.utils.distributed import print_once
+from pgs.utils.files import absolute
 
 EVAL_BATCH = 64  # images or texts that all devices embed at once
 
 
-def check_config(config) -> None:
-    """Raises UserError for a config that cannot run. Reads nothing, writes nothing."""
-    for key in ('batch_size', 'log_every', 'checkpoint_every', 'checkpoints_kept', 'epochs'):
-        if config[key] < 1:
-            raise UserError(f'config.{key}={config[key]} must be at least 1')
-    if config.total_steps is not None and config.total_steps < 1:
-        raise UserError(f'config.total_steps={config.total_steps} must be at least 1')
-    low, high = config.data.crop_scale
-    if not 0.0 < low <= high <= 1.0:
-        raise UserError(
-            f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
-        )
-    if config.profile_steps < 0:
-        raise UserError(f'config.profile_steps={config.profile_steps} must be at least 0')
-    build(config, total_steps=config.total_steps or 1, platform=jax.default_backend())
+class Data(NamedTuple):
+    """The opened data of config.data; images are not read yet."""
+
+    train: list[tuple[sources.Records, float]]  # with the weight of each source
+    held_out: sources.Records | None
+    pairs: int  # of all training sources
 
 
-def train(config, workdir: str | os.PathLike) -> dict:
+class Scorers(NamedTuple):
+    """Functions params -> scores."""
+
+    held_out: Callable[[Any], Scores]
+    tasks: Callable[[Any], dict[str, float]]
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     """Trains the model that config describes, or resumes it, then scores it.
 
     Where several processes run the job, all call this with the same arguments.
 
     Args:
       config: as configs/base.py; not changed.
-      workdir: folder or gs:// address, for config.json, metrics.jsonl, checkpoints/, figures/,
+      workdir: folder or gs:// address, for config.json, metrics.jsonl, checkpoints/, figures/ and
         results.json; all processes see the same one.
 
     Returns:
@@ -54,163 +63,200 @@ def train(config, workdir: str | os.PathLike) -> dict:
 
     Raises:
       UserError: bad config, data or folder, before anything is written; a diverged loss.
+      Stopped: an interrupt; the same call resumes.
     """
-    # --- Check, before anything is written ---
-    check_config(config)
+    # --- Check and open; nothing is written before all of it is fine ---
+    check_config(config, devices=jax.device_count(), platform=jax.default_backend())
+    data = open_data(config.data)
+    config = with_total_steps(config, data.pairs)
+    workdir = absolute(workdir)
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
-    check_microbatches(config, mesh.size)
-    train_sources = distributed.primary_first(lambda: sources.open_train(config.data))
-    sampler.batch_shares([weight for _, weight in train_sources], config.batch_size)
-    held_out_source = sources.open_held_out(config.data)
-    pairs = sum(len(source) for source, _ in train_sources)
-    config = config.copy_and_resolve_references()
-    if config.total_steps is None:
-        config.total_steps = config.epochs * math.ceil(pairs / config.batch_size)
-    total = config.total_steps
-    workdir = workdirs.absolute(workdir)
-    job = build(config, total_steps=total, platform=jax.default_backend())
+    job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
-    score_held_out = scores.held_out_scorer(embedder, held_out_source)
-    run_evals = in_training.make_evals(config, embedder)
+    scorers = Scorers(held_out_scorer(embedder, data.held_out), task_scorer(config, embedder))
     initial = init_from.read_initial(config, workdir)
     distributed.on_primary(lambda: workdirs.prepare(workdir, config.to_dict()))
 
-    # --- Build ---
-    image, text = config.model.image, config.model.text
-    state = init_state(job.model, job.optimizer, config.seed, mesh)
+    # --- Start or resume ---
     manager = checkpoint.open_manager(workdir / 'checkpoints', keep=config.checkpoints_kept)
+    state = init_state(job.model, job.optimizer, config.seed, mesh)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
     elif initial is not None:
         state = init_from.place(state, initial)
-        initial = None  # a copy of the weights on the host, needed no longer
+    del initial  # a copy of all weights on the host
     start = int(state.step)
-
-    names = ' and '.join(row[0] for row in config.data.mixture) or config.data.name
-    parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
-    axes = f' (data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]})' if mesh.size > 1 else ''
-    say(
-        f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {pairs} pairs of {names}, '
-        f'mask {config.masking.strategy}, batch {config.batch_size} on {mesh.size} '
-        f'{jax.default_backend()} device(s){axes}{hosts}, {config.model.dtype} precision'
-    )
-    say(f'{"Resumes" if start else "Starts"} at step {start} of {total} in {workdir}')
-    if config.optimizer.warmup_steps >= total:
-        say(
-            f'Note: the warm-up ({config.optimizer.warmup_steps} steps) is as long as the run: '
-            'the learning rate never reaches its peak'
-        )
-
+    print_once(start_lines(config, mesh, state, data, workdir))
     log = MetricLog(workdir if distributed.is_primary() else None, resume_step=start)
-    if held_out_source is None:
-        say(f'No split {config.data.validation_split!r}: nothing is scored on held-out pairs')
-
-    def log_scores(step, found):
-        if found := {f'eval/{name}': v for name, v in found.items() if v is not None}:
-            log.write(step, found)
-
-    def log_evals(step, params):
-        found = score_held_out(params) if in_training.HELD_OUT in config.evals else {}
-        found = found | run_evals(params)
-        log_scores(step, found)
-        say(in_training.line(step, found))
-
-    # A run shorter than one pass over the held-out pairs is a smoke test: its start tells nothing.
-    if start == 0 and total * config.batch_size >= len(held_out_source or ()):
-        log_scores(0, score_held_out(state.params))
 
     # --- Train ---
+    if start == 0 and not is_smoke_test(config, data):
+        log_scores(log, 0, scorers.held_out(state.params))
     rate = 0.0
-    if start < total:
-        rows = sharding.process_rows(mesh, config.batch_size)
-        batches = pipeline.train_batches(
-            train_sources,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            start_step=start,
-            total_steps=total,
-            image_size=image.image_size,
-            context_length=text.context_length,
-            crop_scale=config.data.crop_scale,
-            rows=rows,
-        )
-        on_devices = (sharding.to_devices(mesh, batch, rows) for batch in batches)
-        profile = Profile(workdir / 'profile', steps=config.profile_steps)
-        state, rate = run_loop(
-            state, job.train_step, on_devices, mesh, config, manager, log, profile, log_evals
-        )
-        manager.wait_until_finished()
-        if int(state.step) < total:
+    if start < config.total_steps:
+        state, rate = run_loop(config, job, mesh, state, data, scorers, log, manager, workdir)
+        if int(state.step) < config.total_steps:
             log.close()
             raise Stopped(
-                f'stopped at step {int(state.step)} of {total}, checkpoint saved: '
+                f'stopped at step {int(state.step)} of {config.total_steps}, checkpoint saved: '
                 f'the same command with --workdir={workdir} goes on'
             )
 
     # --- Score ---
-    held_out, others = score_held_out(state.params), run_evals(state.params)
-    log_scores(total, held_out | others)
-    if others:
-        say(in_training.line(total, others))
+    held_out, tasks = scorers.held_out(state.params), scorers.tasks(state.params)
+    log_scores(log, config.total_steps, held_out | tasks)
+    if tasks:
+        print_once(scores_line(config.total_steps, tasks))
     log.close()
     params = sharding.to_host(mesh, state.params)
     if not distributed.is_primary():
         return {}
-    return scores.finish(config, job.model, params, train_sources[0][0], held_out, rate, workdir)
+    source = data.train[0][0]
+    return summary.finish(config, job.model, params, source, held_out, rate, workdir)
 
 
-def run_loop(state, train_step, batches, mesh, config, manager, log, profile, log_evals):
-    """Steps until the batches end or an interrupt comes; returns (state, pairs a second).
+def open_data(data_config: ConfigDict) -> Data:
+    """Opens what config.data names; the embedded data set is built where it is absent."""
+    train_sources = distributed.primary_first(lambda: sources.open_train(data_config))
+    pairs = sum(len(source) for source, _ in train_sources)
+    return Data(train_sources, sources.open_held_out(data_config), pairs)
 
-    The results of a step are fetched once the next one is under way, so that the device never
-    waits for the log.
+
+def with_total_steps(config: ConfigDict, pairs: int) -> ConfigDict:
+    """A copy of config whose total_steps is set: given, or by epochs and the size of the data."""
+    config = config.copy_and_resolve_references()
+    if config.total_steps is None:
+        config.total_steps = config.epochs * math.ceil(pairs / config.batch_size)
+    return config
+
+
+def is_smoke_test(config: ConfigDict, data: Data) -> bool:
+    """Whether a run is shorter than one pass over the held-out pairs; its start is not scored."""
+    return config.total_steps * config.batch_size < len(data.held_out or ())
+
+
+def start_lines(
+    config: ConfigDict, mesh: Mesh, state: TrainState, data: Data, workdir: epath.Path
+) -> str:
+    """What is trained, on what, and where it starts: a few lines for the console."""
+    names = ' and '.join(name for name, _, _ in sources.mixture_rows(config.data))
+    parameters = sum(p.size for p in jax.tree.leaves(state.params))
+    hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+    axes = f' (data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]})' if mesh.size > 1 else ''
+    start, total = int(state.step), config.total_steps
+    lines = [
+        f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {data.pairs} pairs of {names}, '
+        f'mask {config.masking.strategy}, batch {config.batch_size} on {mesh.size} '
+        f'{jax.default_backend()} device(s){axes}{hosts}, {config.model.dtype} precision',
+        f'{"Resumes" if start else "Starts"} at step {start} of {total} in {workdir}',
+    ]
+    if config.optimizer.warmup_steps >= total:
+        lines.append(
+            f'Note: the warm-up ({config.optimizer.warmup_steps} steps) is as long as the run: '
+            'the learning rate never reaches its peak'
+        )
+    if data.held_out is None:
+        split = config.data.validation_split
+        lines.append(f'No split {split!r}: nothing is scored on held-out pairs')
+    return '\n'.join(lines)
+
+
+def log_scores(log: MetricLog, step: int, scores: Scores) -> None:
+    """Writes scores as eval/NAME; those that are None are left out."""
+    if found := {f'eval/{name}': v for name, v in scores.items() if v is not None}:
+        log.write(step, found)
+
+
+def run_loop(
+    config: ConfigDict,
+    job: Job,
+    mesh: Mesh,
+    state: TrainState,
+    data: Data,
+    scorers: Scorers,
+    log: MetricLog,
+    manager: CheckpointManager,
+    workdir: epath.Path,
+) -> tuple[TrainState, float]:
+    """Trains until the last step or an interrupt, whose state is saved then.
+
+    Returns:
+      (state, training pairs a second).
     """
-    total, start = config.total_steps, int(state.step)
-    batch = next(batches)
-    clock = time.perf_counter()
-    # Compiled ahead of time for these very shapes: a second compilation cannot happen.
-    compiled = lower_train_step(train_step, mesh, state, batch).compile()
-    say(f'Compiled the train step in {time.perf_counter() - clock:.1f} s')
+    start, total = int(state.step), config.total_steps
+    batches = device_batches(config, mesh, data, start)
+    batches, train_step = compile_step(job.train_step, mesh, state, batches)
+
+    def score(step: int, params: Any) -> None:
+        held_out = scorers.held_out(params) if HELD_OUT in config.evals else {}
+        scores = held_out | scorers.tasks(params)
+        log_scores(log, step, scores)
+        print_once(scores_line(step, scores))
 
     progress = Progress(start_step=start, total_steps=total, batch_size=config.batch_size)
-    pending = None
-
-    def emit(step, metrics):
-        scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(scalars['loss']):
-            raise UserError(
-                f'the loss is {scalars["loss"]} at step {step}: the run diverged; lower '
-                f'config.optimizer.peak_learning_rate={config.optimizer.peak_learning_rate}'
-            )
-        scalars['pairs_per_second'] = progress.update(step)
-        log.write(step, scalars)
-        say(progress.line(step, scalars))
-
-    with Interrupt() as interrupt, profile:
-        for step in range(start + 1, total + 1):
-            profile.before(step - start)
-            state, metrics = compiled(state, batch)
-            profile.after(step - start, metrics)
-            if pending:
-                emit(*pending)
-            due = step % config.log_every == 0 or step == total
-            pending = (step, metrics) if due else None
-            stop = interrupt.requested or manager.reached_preemption(step)
-            due = config.evals and config.eval_every and step % config.eval_every == 0
-            if due and step < total and not stop:  # the end is scored after the loop
-                if pending:
-                    emit(*pending)
-                    pending = None
-                clock = time.perf_counter()
-                log_evals(step, state.params)
-                progress.leave_out(time.perf_counter() - clock)
-            if stop or step == total or step % config.checkpoint_every == 0:
-                checkpoint.save(manager, step, state)
-            if stop:
-                break
-            if step < total:
-                batch = next(batches)
-        if pending:
-            emit(*pending)
+    step_log = StepLog(config, log, progress)
+    with (
+        Interrupt(manager.reached_preemption) as interrupt,
+        Trace(workdir / 'profile', steps=config.profile_steps) as trace,
+    ):
+        hooks: list[Hook] = [step_log, trace]
+        if config.evals and config.eval_every:
+            hooks.append(score_hook(config, step_log, interrupt, score))
+        hooks.append(save_hook(config, manager))
+        state = step_until_stopped(state, train_step, batches, hooks, interrupt)
+        if int(state.step) % config.checkpoint_every:  # not saved by the hook
+            checkpoint.save(manager, int(state.step), state)
+        step_log.flush()
+    manager.wait_until_finished()
     return state, progress.mean_rate()
+
+
+def step_until_stopped(
+    state: TrainState,
+    train_step: TrainStep,
+    batches: Iterator[dict[str, jax.Array]],
+    hooks: Sequence[Hook],
+    interrupt: Interrupt,
+) -> TrainState:
+    """One step for each batch, with all hooks after it, until the batches end or an interrupt."""
+    for step, batch in enumerate(batches, int(state.step) + 1):
+        state, metrics = train_step(state, batch)
+        stop = interrupt.check(step)
+        for hook in hooks:
+            hook(step, state=state, metrics=metrics)
+        if stop:
+            break
+    return state
+
+
+def device_batches(
+    config: ConfigDict, mesh: Mesh, data: Data, start: int
+) -> Iterator[dict[str, jax.Array]]:
+    """The global batches from step `start` to the last one, on the devices."""
+    rows = sharding.process_rows(mesh, config.batch_size)
+    batches = pipeline.train_batches(
+        data.train,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start_step=start,
+        total_steps=config.total_steps,
+        image_size=config.model.image.image_size,
+        context_length=config.model.text.context_length,
+        crop_scale=config.data.crop_scale,
+        rows=rows,
+    )
+    return (sharding.to_devices(mesh, batch, rows) for batch in batches)
+
+
+def compile_step(
+    train_step: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    batches: Iterator[dict[str, jax.Array]],
+) -> tuple[Iterator[dict[str, jax.Array]], TrainStep]:
+    """(all batches again, the step compiled for their shapes); it cannot be compiled a second time."""
+    first = next(batches)
+    clock = time.perf_counter()
+    compiled = lower_train_step(train_step, mesh, state, first).compile()
+    print_once(f'Compiled the train step in {time.perf_counter() - clock:.1f} s')
+    return itertools.chain([first], batches), compiled

@@ -25,7 +25,7 @@ from input_pipeline import sources  # noqa: E402
 from pgs import sharding  # noqa: E402
 from pgs.convert import Checkpoint  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
-from pgs.evals.object_retention import photographs  # noqa: E402
+from pgs.masking.object_retention import photographs  # noqa: E402
 from pgs.models import build_model, normalize_images  # noqa: E402
 
 

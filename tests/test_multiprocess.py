@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgs import distributed
 from pgs.errors import UserError
-from pgs.metrics import read_metrics
+from pgs.run.metrics import read_metrics
+from pgs.utils import distributed
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [

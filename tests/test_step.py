@@ -9,10 +9,11 @@ import pytest
 from conftest import one_device_mesh, shrunk_quickstart
 
 from pgs import sharding
-from pgs.build import build
+from pgs.build import build, check_microbatches
 from pgs.errors import UserError
+from pgs.masking import configured
 from pgs.models.clip import MAX_LOG_SCALE
-from pgs.step import check_microbatches, init_state, jit_train_step, lower_train_step
+from pgs.step import init_state, jit_train_step, lower_train_step
 
 
 def make(config, mesh):
@@ -122,10 +123,11 @@ def test_the_gradient_of_microbatches_is_that_of_the_batch(tiny_config):
 def test_microbatches_that_do_not_fit_are_named(tiny_config, microbatches, words):
     tiny_config.microbatches = microbatches
     with pytest.raises(UserError, match=words):
-        check_microbatches(tiny_config, 2)
+        check_microbatches(tiny_config, configured(tiny_config.masking, 8), 2)
     tiny_config.update(microbatches=4)
     tiny_config.masking.long_share = 1.0
-    check_microbatches(tiny_config, 2)  # without a budget no group is cut up
+    # Without a budget there are no groups that could be cut up.
+    check_microbatches(tiny_config, configured(tiny_config.masking, 8), 2)
 
 
 def test_the_old_state_is_given_up(tiny_config):

@@ -12,13 +12,13 @@ from conftest import shrunk_quickstart
 
 from pgs import train as train_module
 from pgs.errors import UserError
-from pgs.metrics import MetricLog, read_metrics
+from pgs.run.metrics import MetricLog, read_metrics
 from pgs.train import Stopped, train
 
 ROOT = Path(__file__).parent.parent
 RESULT_KEYS = [
     'step', 'loss', 'pairs_per_second', 'mask_ratio_mean', 'val_loss', 'text_recall@1',
-    'text_recall@5', 'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention',
+    'text_recall@5', 'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention', 'object_retention_masked',
 ]  # fmt: skip
 
 
@@ -215,6 +215,7 @@ def test_steps_follow_from_the_size_of_the_data(tiny_config, tmp_path, monkeypat
         seen.append(total_steps)
         assert total_steps == 1  # the check beforehand, when the size is not known yet
 
+    monkeypatch.setattr('pgs.build.build', note)
     monkeypatch.setattr(train_module, 'build', note)
     tiny_config.total_steps = None
     tiny_config.epochs = 3

@@ -10,13 +10,13 @@ DIR is a new folder, written whole or not at all. See docs/weights.md.
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
-from pgs.cli import parse_flags
 from pgs.convert.export import check_out, export
 from pgs.convert.load import KINDS, read
 from pgs.convert.parameters import summary
 from pgs.errors import UserError
+from pgs.utils import cli
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'What to read.', required=True)
 FROM = flags.DEFINE_enum('from', None, KINDS, 'Its layout; recognised where not set.')
@@ -50,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse_flags)
+    cli.run(main)

@@ -19,7 +19,7 @@ from pgs.convert.load import (
     Checkpoint,
 )
 from pgs.errors import UserError
-from pgs.workdir import write_json
+from pgs.utils.files import write_json
 
 
 def check_out(out: str | os.PathLike) -> Path:

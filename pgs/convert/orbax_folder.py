@@ -11,7 +11,7 @@ from etils import epath
 from pgs.convert.parameters import KEYS, check_params
 from pgs.errors import UserError
 from pgs.models.clip import build_model
-from pgs.workdir import absolute, write_json
+from pgs.utils.files import absolute, write_json
 
 
 def read_described(folder: epath.Path) -> dict:

@@ -1,5 +1,6 @@
-"""Which patches the image tower sees. See strategies.py for the one interface."""
+"""Which patches the image tower sees: one file a strategy, and the pieces that they share."""
 
-from pgs.masking.strategies import STRATEGIES, PatchSelection, configured
+from pgs.masking.selection import PatchSelection
+from pgs.masking.strategies import configured, strategies
 
-__all__ = ['STRATEGIES', 'PatchSelection', 'configured']
+__all__ = ['PatchSelection', 'configured', 'strategies']

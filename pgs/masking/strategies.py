@@ -1,249 +1,129 @@
-"""The strategies that pick the patches which the image tower sees (method steps 3, 5 and 6).
+"""The one interface of all strategies: a file NAME.py in this folder with a function NAME.
 
 A strategy is a pure function
 
-    strategy(rng, images, patch_embeddings, progress, *, patch_size, **options) -> PatchSelection
+    NAME(rng, images, patch_embeddings, progress, *, patch_size, **options) -> PatchSelection
 
-with rng a key for each image (B,), or one from which they are split, images float32 (B, H, W, 3),
-patch_embeddings (B, L, D) after the position embedding, and progress = step / total_steps in [0, 1].
-Shapes depend on the options alone, and no gradient flows through it.
-To add one: write the function, put it into STRATEGIES, and name its options in config.masking.
+    rng               a random key for each image (B,), or a single key that is split
+    images            float (B, H, W, 3)
+    patch_embeddings  (B, L, D), after the position embedding
+    progress          step / total_steps in [0, 1]
+    patch_size        side of a patch in pixels
+    options           keyword arguments with defaults; config.masking sets them by name
+
+It runs inside the jitted train step; its shapes depend on the options and the batch size alone. To
+add a strategy, write its file and a config that names it (docs/masking.md). Nothing else changes.
 """
 
 import difflib
 import functools
+import importlib
 import inspect
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import pkgutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgs.errors import UserError
-from pgs.masking.budget import Buckets, plan, spend
-from pgs.masking.edges import edge_scores
-from pgs.masking.similarity import patch_similarity
-from pgs.masking.transport import balance, rescale
+from pgs.masking.selection import PatchSelection
+
+SELECTOR = 'strategy'  # the key of config.masking that names the strategy; the others are options
 
 
-@flax.struct.dataclass
-class PatchSelection:
-    """The patches that stay visible.
-
-    keep_ids: int32 (B, K), ascending positions in [0, L).
-    valid: bool (B, K), False where an image masks more than the batch's K allows for; None where
-      every slot of every image counts, so that no attention mask is needed at all.
-    buckets: sizes of the buckets that `valid` fits into, None where each image has K slots.
-    """
-
-    keep_ids: jax.Array
-    valid: jax.Array | None
-    buckets: Buckets | None = flax.struct.field(pytree_node=False, default=None)
-
-    def mean_slots(self) -> float:
-        """Patches that the image tower runs on for one image, padding too."""
-        kept = self.keep_ids.shape[1]
-        if self.buckets is None:
-            return float(kept)
-        short = self.buckets.short / self.buckets.group
-        return short * self.buckets.slots + (1.0 - short) * kept
+@functools.cache  # at the first call and not at import, so that a strategy may import this module
+def strategies() -> dict[str, Callable[..., PatchSelection]]:
+    """Name -> function, of every module in this folder that holds a function of its own name."""
+    found = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        path = f'{__package__}.{module.name}'
+        if path != __name__:
+            function = getattr(importlib.import_module(path), module.name, None)
+            if callable(function):
+                found[module.name] = function
+    return found
 
 
-def mask_ratio(selection: PatchSelection, num_patches: int) -> jax.Array:
-    """Masked fraction of each image, float32 (B,) in [0, 1)."""
-    batch, kept = selection.keep_ids.shape
-    if selection.valid is None:
-        return jnp.full((batch,), 1.0 - kept / num_patches)
-    return 1.0 - selection.valid.sum(axis=1) / num_patches
+def options_of(strategy: Callable) -> dict[str, Any]:
+    """Option -> default, by the signature of a strategy."""
+    return {
+        p.name: p.default
+        for p in inspect.signature(strategy).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name != 'patch_size'
+    }
 
 
-def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:
-    """float32 sample(key, (length,)) for each image: its draw hangs on its key alone."""
-    keys_B = rng if rng.ndim else jax.random.split(rng, batch)
-    return jax.vmap(lambda key: sample(key, (length,), jnp.float32))(keys_B)
-
-
-def check_ratio(name: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise UserError(f'masking.{name}={value} is no fraction of the patches: give 0 <= x < 1')
-
-
-def masked_counts(num_patches: int, min_ratio: float, max_ratio: float) -> tuple[int, int]:
-    """Fewest and most masked patches of an image: ceil(r_min * L) and floor(r_max * L).
-
-    Where no whole number of patches lies between the ratios, the next one above r_min is taken.
+def find_strategy(name: str) -> Callable[..., PatchSelection]:
+    """The strategy of a name.
 
     Raises:
-      UserError: a ratio outside [0, 1), r_min above r_max, or no patch left.
+      UserError: an unknown name; the nearest known one is named.
     """
-    check_ratio('min_ratio', min_ratio)
-    check_ratio('max_ratio', max_ratio)
-    if min_ratio > max_ratio:
+    if name not in strategies():
+        near = difflib.get_close_matches(str(name), strategies(), n=1)
+        hint = f'did you mean {near[0]!r}? ' if near else ''
         raise UserError(
-            f'masking.min_ratio={min_ratio} is above masking.max_ratio={max_ratio}: '
-            'lower the one or raise the other'
+            f'masking.strategy={name!r} is unknown: {hint}known are {", ".join(strategies())}; '
+            f'a new one is a file pgs/masking/{name}.py with a function {name}'
         )
-    slack = 1e-9 * num_patches  # 0.07 * 100 is 7.000000000000001 in floating point
-    fewest = math.ceil(min_ratio * num_patches - slack)
-    if fewest >= num_patches:
-        raise UserError(
-            f'masking.min_ratio={min_ratio} leaves none of {num_patches} patches: lower it'
-        )
-    return fewest, max(fewest, math.floor(max_ratio * num_patches + slack))
+    return strategies()[name]
 
 
-def select_ranked(order_BxL: jax.Array, count_B: jax.Array, fewest: int, most: int):
-    """Turns a masking order into a selection of static shape.
+def configured(masking: Mapping[str, Any], patch_size: int) -> Callable[..., PatchSelection]:
+    """The strategy that config.masking names, with its options bound.
+
+    An option that config.masking does not name takes the default of the function's signature.
 
     Args:
-      order_BxL: int, patch positions, first to be masked first.
-      count_B: int, masked patches of each image, in [fewest, most].
-      fewest, most: bounds of count_B; K = L - fewest slots are kept.
-    """
-    rank_BxL = jnp.argsort(order_BxL, axis=-1)
-    keep_BxK = jnp.sort(order_BxL[:, fewest:], axis=-1).astype(jnp.int32)
-    if fewest == most:
-        return PatchSelection(keep_BxK, None)
-    valid_BxK = jnp.take_along_axis(rank_BxL, keep_BxK, axis=-1) >= count_B[:, None]
-    return PatchSelection(keep_BxK, valid_BxK)
-
-
-def none(rng, images, patch_embeddings, progress, *, patch_size) -> PatchSelection:
-    """CLIP: all patches stay."""
-    del rng, images, progress, patch_size
-    batch, length, _ = patch_embeddings.shape
-    keep = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
-    return PatchSelection(keep, None)
-
-
-def random(
-    rng, images, patch_embeddings, progress, *, patch_size, mask_ratio: float = 0.5
-) -> PatchSelection:
-    """FLIP (arXiv 2212.00794): round(mask_ratio * L) patches go, each equally likely."""
-    del images, progress, patch_size
-    check_ratio('mask_ratio', mask_ratio)
-    batch, length, _ = patch_embeddings.shape
-    masked = min(round(mask_ratio * length), length - 1)
-    order = jnp.argsort(draw(jax.random.uniform, rng, batch, length), axis=-1)
-    return select_ranked(order, jnp.full((batch,), masked), masked, masked)
-
-
-class PgsSteps(NamedTuple):
-    """What PGS computes on its way: for figures, notebooks and tests."""
-
-    edges_BxL: jax.Array  # E in [0, 1]
-    similarity_BxLxL: jax.Array  # S in [-1, 1]
-    candidates_BxC: jax.Array  # int32 positions of the pre-selected patches
-    affinity_BxL: jax.Array  # L * P to the closest candidate; 1 is a uniform coupling
-    wanted_B: jax.Array  # int32, masked patches of each image, by its content alone
-    masked_B: jax.Array  # int32, and within the token budget
-    selection: PatchSelection
-
-
-def pgs_steps(
-    rng: jax.Array,
-    images: jax.Array,
-    patch_embeddings: jax.Array,
-    progress: jax.Array | float,
-    *,
-    patch_size: int,
-    candidate_ratio: float = 0.05,
-    min_ratio: float = 0.3,
-    max_ratio: float = 0.5,
-    edge_weight: float = 8.0,
-    epsilon: float = 0.1,
-    threshold: float = 1.0,
-    use_edges: bool = True,
-    use_transport: bool = True,
-    budget_group: int = 16,
-    long_share: float = 0.5,
-) -> PgsSteps:
-    """Patch generation-to-selection with all its intermediate results; see `pgs`."""
-    images, patch_embeddings, progress = jax.lax.stop_gradient((images, patch_embeddings, progress))
-    length = patch_embeddings.shape[1]
-    fewest, most = masked_counts(length, min_ratio, max_ratio)
-    check_ratio('candidate_ratio', candidate_ratio)
-    if epsilon <= 0.0:
-        raise UserError(f'masking.epsilon={epsilon} must be above 0; the default is 0.1')
-    if threshold <= 0.0:
-        raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
-
-    if budget_group < 1:
-        raise UserError(f'masking.budget_group={budget_group} must be at least 1 image')
-    if not 0.0 <= long_share <= 1.0:
-        raise UserError(f'masking.long_share={long_share} must be from 0 to 1; 1 pads every image')
-
-    edges_BxL = edge_scores(images, patch_size)
-    beta = edge_weight if use_edges else 0.0
-
-    # Generation: Gumbel top-k draws without replacement, in proportion to exp(-beta * E).
-    num_candidates = max(1, round(candidate_ratio * length))
-    gumbel_BxL = draw(jax.random.gumbel, rng, *edges_BxL.shape)
-    _, candidates_BxC = jax.lax.top_k(gumbel_BxL - beta * edges_BxL, num_candidates)
-
-    # Balance, then the rows of the candidates: log(L * P_ij), the closest candidate i for each j.
-    similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
-    scale = balance if use_transport else rescale
-    log_plan_BxLxL = scale(similarity_BxLxL, epsilon)
-    log_rows_BxCxL = jnp.take_along_axis(log_plan_BxLxL, candidates_BxC[:, :, None], axis=1)
-    log_affinity_BxL = log_rows_BxCxL.max(axis=1) + math.log(length)
-
-    # Selection: candidates first, then what is most like them and least of an edge.
-    is_candidate_BxL = (candidates_BxC[:, :, None] == jnp.arange(length)).any(axis=1)
-    score_BxL = jnp.where(is_candidate_BxL, jnp.inf, log_affinity_BxL - beta * edges_BxL)
-    alike_B = (log_affinity_BxL > math.log(threshold)).sum(axis=-1)
-    wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
-    buckets = None
-    if fewest < most:
-        buckets = plan(images.shape[0], budget_group, long_share, slots=length - most)
-    masked_B = spend(wanted_B, most, buckets)
-    order_BxL = jnp.argsort(-score_BxL, axis=-1)
-    return PgsSteps(
-        edges_BxL,
-        similarity_BxLxL,
-        candidates_BxC,
-        jnp.exp(log_affinity_BxL),
-        wanted_B,
-        masked_B,
-        select_ranked(order_BxL, masked_B, fewest, most).replace(buckets=buckets),
-    )
-
-
-@functools.wraps(pgs_steps, assigned=())  # its signature, which `configured` reads, not its name
-def pgs(*args, **options) -> PatchSelection:
-    """CLIP-PGS (arXiv 2503.17080): masks what resembles a few chosen patches, spares object edges.
-
-    The defaults are PGS-0.3; min_ratio = max_ratio = 0.5 is PGS-0.5.
-
-    Args:
-      rng: a key for each image (B,), or one for all; the same key gives the same mask.
-      images: float (B, H, W, 3), any pixel scale.
-      patch_embeddings: (B, L, D) after the position embedding.
-      progress: step / total_steps in [0, 1]; from pixel to embedding similarity.
+      masking: config.masking: 'strategy', and options of this strategy and of others.
       patch_size: side of a patch in pixels.
-      candidate_ratio: pre-selected share of the patches, in [0, 1); at least one patch.
-      min_ratio, max_ratio: bounds of the masked fraction of each image, in [0, 1).
-      edge_weight: beta >= 0, how strongly an edge keeps a patch from being masked.
-      epsilon: entropy of the transport, > 0.
-      threshold: balanced similarity L * P above which a patch counts as alike, > 0.
-      use_edges: ED of the paper's ablation; off sets beta to 0.
-      use_transport: OTN of the paper's ablation; off rescales by one scalar an image.
-      budget_group, long_share: where min_ratio < max_ratio, images that share a token budget, and
-        the share of them that may keep more than max_ratio leaves; 1 pads every image (budget.py).
+
+    Returns:
+      (rng, images, patch_embeddings, progress) -> PatchSelection.
 
     Raises:
-      UserError: a ratio outside [0, 1), min_ratio > max_ratio, epsilon or threshold <= 0, a budget
-        of no images or of a share outside [0, 1].
+      UserError: an unknown strategy, a key that is no strategy's option, or a value of the wrong
+        type.
     """
-    return pgs_steps(*args, **options).selection
+    strategy = find_strategy(masking[SELECTOR])
+    known = {name for function in strategies().values() for name in options_of(function)}
+    for key in masking:
+        if key not in known | {SELECTOR}:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f'did you mean config.masking.{near[0]}? ' if near else ''
+            raise UserError(
+                f'config.masking.{key} is not an option of any strategy: {hint}'
+                f'known are {", ".join(sorted(known))}'
+            )
+    defaults = options_of(strategy)
+    options = {name: masking[name] for name in defaults if name in masking}
+    for name, value in options.items():
+        check_option(name, value, defaults[name])
+    return functools.partial(strategy, patch_size=patch_size, **options)
+
+
+def check_option(name: str, value: Any, default: Any) -> None:
+    """Raises UserError for a value of another type than the default, or one that is not finite."""
+    kind = type(default)
+    fits = isinstance(value, (float, int) if kind is float else kind)
+    if kind is not bool:
+        fits = fits and not isinstance(value, bool)
+    if not fits:
+        raise UserError(
+            f'config.masking.{name}={value!r} must be of type {kind.__name__}, such as {default!r}'
+        )
+    if kind is float and not math.isfinite(value):
+        raise UserError(f'config.masking.{name}={value} must be finite; the default is {default}')
 
 
 def selection_shape(
     strategy: Callable, image_size: int, patch_size: int, batch: int = 1
 ) -> PatchSelection:
-    """Shapes and dtypes that a configured strategy gives for a batch; nothing is computed.
+    """Shapes, dtypes and static fields that a configured strategy gives; nothing is computed.
 
     Raises:
       UserError: options that do not fit the number of patches.
@@ -257,40 +137,60 @@ def selection_shape(
     )
 
 
-STRATEGIES: dict[str, Callable[..., PatchSelection]] = {'none': none, 'random': random, 'pgs': pgs}
+def label(name: str, selection: PatchSelection, num_patches: int) -> str:
+    """A strategy's name with the fraction that it masks, for tables: 'pgs 0.3-0.5'."""
+    fewest, most = (f'{count / num_patches:.2g}' for count in selection.masked_range(num_patches))
+    if selection.masked_range(num_patches) == (0, 0):
+        return name
+    return f'{name} {fewest}' + ('' if fewest == most else f'-{most}')
 
 
-def configured(masking, patch_size: int) -> Callable[..., PatchSelection]:
-    """The strategy that config.masking names, its options bound.
-
-    A strategy's keyword arguments are the keys of config.masking that it reads.
+def check_output(name: str, strategy: functools.partial, image_size: int, patch_size: int) -> None:
+    """Runs a configured strategy on two images and checks what it returns.
 
     Args:
-      masking: mapping with 'strategy' and the options of every strategy.
-      patch_size: side of a patch in pixels.
-
-    Returns:
-      (rng, images, patch_embeddings, progress) -> PatchSelection
+      name: of the strategy, for the message.
+      strategy: of `configured`.
+      image_size, patch_size: pixels.
 
     Raises:
-      UserError: unknown strategy, or an option that config.masking lacks.
+      UserError: another type, shape or dtype than PatchSelection's, positions out of range or out
+        of order, an image without a visible patch, or options that do not fit the patches.
     """
-    name = masking['strategy']
-    if name not in STRATEGIES:
-        near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
-        hint = f'did you mean {near[0]!r}? ' if near else ''
-        raise UserError(
-            f'masking.strategy={name!r} is unknown: {hint}known are {", ".join(STRATEGIES)}'
+    options = tuple(sorted(strategy.keywords.items()))
+    problem = find_problem(strategy.func, options, image_size, patch_size)
+    if problem:
+        raise UserError(f'strategy {name!r} (pgs/masking/{name}.py) {problem}')
+
+
+@functools.cache  # a run builds its step more than once
+def find_problem(function: Callable, options: tuple, image_size: int, patch_size: int) -> str:
+    """What is wrong with a strategy's output; '' where nothing is."""
+    batch, length = 2, (image_size // patch_size) ** 2
+    keys = jax.random.split(jax.random.key(0), batch)
+    images = jax.random.normal(keys[0], (batch, image_size, image_size, 3))
+    images = images.at[1].set(0.0)  # a flat image, which has no edges and no direction
+    embeddings = jax.random.normal(keys[1], (batch, length, 8))
+    selection = jax.jit(functools.partial(function, **dict(options)))(keys, images, embeddings, 0.5)
+    if not isinstance(selection, PatchSelection):
+        return f'returns a {type(selection).__name__}, not a PatchSelection'
+    keep, valid = selection.keep_ids, selection.valid
+    if keep.dtype != jnp.int32 or keep.ndim != 2 or keep.shape[0] != batch:
+        return (
+            f'gives keep_ids of {keep.dtype} {keep.shape} for {batch} images: it must be int32 '
+            f'({batch}, K)'
         )
-    strategy = STRATEGIES[name]
-    options = [
-        p.name
-        for p in inspect.signature(strategy).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name != 'patch_size'
-    ]
-    missing = [o for o in options if o not in masking]
-    if missing:
-        raise UserError(
-            f'strategy {name!r} needs config.masking.{missing[0]}: set it in the config file'
+    if not 1 <= keep.shape[1] <= length:
+        return f'keeps {keep.shape[1]} of {length} patches: it must keep 1 to {length}'
+    keep = np.asarray(keep)
+    if keep.min() < 0 or keep.max() >= length:
+        return f'gives positions from {keep.min()} to {keep.max()}: they must lie in [0, {length})'
+    if (np.diff(keep, axis=1) <= 0).any():
+        return (
+            'gives positions that are not ascending and distinct: sort them, as select_ranked does'
         )
-    return functools.partial(strategy, patch_size=patch_size, **{o: masking[o] for o in options})
+    if valid is not None and (valid.dtype != bool or valid.shape != keep.shape):
+        return f'gives valid of {valid.dtype} {valid.shape}: it must be bool {keep.shape}'
+    if valid is not None and not np.asarray(valid).any(axis=1).all():
+        return 'leaves an image without a visible patch'
+    return ''

@@ -1,7 +1,7 @@
 """CLIP: an image tower and a text tower that meet in one embedding space."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from pgs.errors import UserError
-from pgs.masking.strategies import PatchSelection
-from pgs.models.image_tower import ImageTower
-from pgs.models.text_tower import TextTower
-from pgs.models.transformer import REMAT_POLICIES
+from pgs.masking.selection import PatchSelection
+from pgs.models.image_tower import ImageTower, ImageTowerSettings
+from pgs.models.text_tower import TextTower, TextTowerSettings
+from pgs.models.transformer import REMAT_POLICIES, TransformerSettings
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # paper's recipe table, for pixels in [0, 1]
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,7 +21,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 
 def normalize_images(images_BxHxWx3: jax.Array) -> jax.Array:
-    """uint8 pixels (B, H, W, 3) to float32 of about zero mean and unit deviation (CLIP's figures)."""
+    """uint8 pixels (B, H, W, 3) to float32 of about zero mean and unit deviation (CLIP's values)."""
     mean = jnp.array(PIXEL_MEAN, jnp.float32) * 255.0
     std = jnp.array(PIXEL_STD, jnp.float32) * 255.0
     return (images_BxHxWx3.astype(jnp.float32) - mean) / std
@@ -33,23 +33,22 @@ def unit_norm(x: jax.Array) -> jax.Array:
 
 
 class CLIP(nn.Module):
-    """Both towers. Attributes: keyword arguments of ImageTower and TextTower, as plain dicts."""
+    """Both towers and the scale of the logits."""
 
-    embed_dim: int
-    image: Any
-    text: Any
-    dtype: Any = jnp.float32
-    remat: str = 'none'
-    quick_gelu: bool = False
+    image: ImageTowerSettings
+    text: TextTowerSettings
 
     def setup(self):
-        common = {'embed_dim': self.embed_dim, 'dtype': self.dtype, 'remat': self.remat}
-        common['quick_gelu'] = self.quick_gelu
-        self.image_tower = ImageTower(**self.image, **common)
-        self.text_tower = TextTower(**self.text, **common)
+        self.image_tower = ImageTower(self.image)
+        self.text_tower = TextTower(self.text)
         self.log_scale = self.param(
             'logit_scale', nn.initializers.constant(INITIAL_LOG_SCALE), (), jnp.float32
         )
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embedding that both towers share."""
+        return self.image.embed_dim
 
     def embed_images(self, images_BxHxWx3: jax.Array) -> jax.Array:
         """Normalised float images (B, H, W, 3) -> unit float32 (B, embed_dim), all patches seen."""
@@ -86,39 +85,64 @@ class CLIP(nn.Module):
         }
 
 
-def build_model(model_config, *, dtype: Any) -> CLIP:
+def build_model(settings: Mapping[str, Any], *, dtype: Any) -> CLIP:
     """The model that config.model describes.
 
     Args:
-      model_config: mapping with embed_dim, image, text, remat, quick_gelu.
+      settings: config.model: embed_dim, image, text, remat, quick_gelu; its dtype is not read.
       dtype: of the computation.
 
     Raises:
-      UserError: patch size, head count or remat policy that does not fit.
+      UserError: a patch size, head count or remat policy that does not fit.
     """
-    image, text = dict(model_config['image']), dict(model_config['text'])
-    size, patch = image['image_size'], image['patch_size']
+    image, text = settings['image'], settings['text']
+    check_settings(settings)
+
+    def transformer(tower: Mapping[str, Any], *, causal: bool) -> TransformerSettings:
+        return TransformerSettings(
+            width=tower['width'],
+            layers=tower['layers'],
+            heads=tower['heads'],
+            mlp_ratio=tower['mlp_ratio'],
+            causal=causal,
+            quick_gelu=settings['quick_gelu'],
+            dtype=dtype,
+            remat=settings['remat'],
+        )
+
+    return CLIP(
+        image=ImageTowerSettings(
+            image_size=image['image_size'],
+            patch_size=image['patch_size'],
+            embed_dim=settings['embed_dim'],
+            transformer=transformer(image, causal=False),
+        ),
+        text=TextTowerSettings(
+            context_length=text['context_length'],
+            vocab_size=text['vocab_size'],
+            embed_dim=settings['embed_dim'],
+            transformer=transformer(text, causal=True),
+        ),
+    )
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises UserError for settings that do not fit each other; arguments as for build_model."""
+    size, patch = settings['image']['image_size'], settings['image']['patch_size']
     if patch < 1 or size < patch or size % patch:
         fitting = max(size // max(patch, 1), 1) * max(patch, 1)
         raise UserError(
-            f'model.image.image_size={size} is no multiple of model.image.patch_size={patch}: '
+            f'model.image.image_size={size} is not a multiple of model.image.patch_size={patch}: '
             f'take {fitting} or {fitting + patch}, or another patch size'
         )
-    for name, tower in (('image', image), ('text', text)):
-        if tower['heads'] < 1 or tower['width'] % tower['heads']:
+    for name in ('image', 'text'):
+        width, heads = settings[name]['width'], settings[name]['heads']
+        if heads < 1 or width % heads:
             raise UserError(
-                f'model.{name}.width={tower["width"]} does not split into '
-                f'model.{name}.heads={tower["heads"]}: change one of them'
+                f'model.{name}.width={width} does not split into model.{name}.heads={heads}: '
+                'change one of them'
             )
-    if model_config['remat'] not in REMAT_POLICIES:
+    if settings['remat'] not in REMAT_POLICIES:
         raise UserError(
-            f'model.remat={model_config["remat"]!r} is unknown: known are {", ".join(REMAT_POLICIES)}'
+            f'model.remat={settings["remat"]!r} is unknown: known are {", ".join(REMAT_POLICIES)}'
         )
-    return CLIP(
-        model_config['embed_dim'],
-        image,
-        text,
-        dtype,
-        model_config['remat'],
-        model_config['quick_gelu'],
-    )

@@ -1,7 +1,12 @@
-"""Vision transformer that embeds an image from the patches that a strategy keeps."""
+"""Vision transformer that embeds an image from the patches that a strategy keeps.
 
+Shapes: B images, L patches of an image, K kept patches, T tokens of a row, D width, G groups and
+N images of a group in the token budget, R rows that the transformer sees (B images, or G groups).
+"""
+
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,32 +14,54 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from pgs.masking.budget import arrange, take
+from pgs.masking.budget import assign_buckets, gather_patches
+from pgs.masking.selection import PatchSelection
 from pgs.masking.similarity import pixel_patches
-from pgs.masking.strategies import PatchSelection
-from pgs.models.transformer import Transformer, layer_norm, normal_param
+from pgs.models.transformer import (
+    Segments,
+    Transformer,
+    TransformerSettings,
+    layer_norm,
+    normal_param,
+)
 
 
-class ImageTower(nn.Module):
-    """ViT with class token, learned positions, ln_pre and ln_post (paper's recipe table).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTowerSettings:
+    """Settings of the image tower.
 
     Attributes:
       image_size, patch_size: pixels; patch_size divides image_size.
-      width, layers, heads, mlp_ratio: of the transformer.
-      embed_dim: width of the shared embedding.
-      dtype, remat, quick_gelu: as in Transformer.
+      embed_dim: width of the embedding that both towers share.
+      transformer: settings of its blocks.
     """
 
     image_size: int
     patch_size: int
-    width: int
-    layers: int
-    heads: int
-    mlp_ratio: float
     embed_dim: int
-    dtype: Any
-    remat: str
-    quick_gelu: bool
+    transformer: TransformerSettings
+
+    @property
+    def num_patches(self) -> int:
+        """L, patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class TokenRows(NamedTuple):
+    """Class tokens and kept patches as rows for the transformer."""
+
+    tokens_RxTxD: jax.Array
+    segments: Segments  # sequences within a row, see transformer.py
+    valid: tuple[jax.Array | None, ...]  # for each segment, see Transformer
+    inverse_GxN: jax.Array | None = (
+        None  # where each image's class token is; None: one row an image
+    )
+
+
+class ImageTower(nn.Module):
+    """ViT with class token, learned positions, ln_pre and ln_post (paper's recipe table)."""
+
+    settings: ImageTowerSettings
 
     @nn.compact
     def __call__(
@@ -45,84 +72,86 @@ class ImageTower(nn.Module):
         """Embeds images.
 
         Args:
-          images_BxHxWx3: float32, normalised by the CLIP mean and standard deviation.
+          images_BxHxWx3: float32, normalised by CLIP's mean and standard deviation.
           select: (images, patch embeddings after positions) -> PatchSelection; None keeps all.
 
         Returns:
-          (float32 (B, embed_dim), not yet normalised; the selection).
+          (float32 (B, embed_dim), not yet normalised; the selection or None).
         """
-        width = self.width
-        length = (self.image_size // self.patch_size) ** 2
+        s, width = self.settings, self.settings.transformer.width
+        dtype = s.transformer.dtype
 
-        # A convolution whose stride is its kernel is one matrix product over flattened patches.
-        patches = pixel_patches(images_BxHxWx3, self.patch_size).astype(self.dtype)
-        x_BxLxD = nn.Dense(
-            width, use_bias=False, dtype=self.dtype, name='patch_embedding',
-            kernel_init=nn.initializers.normal(patches.shape[-1] ** -0.5),
-        )(patches)  # fmt: skip
+        # A convolution whose stride is its kernel size is one matrix product over flat patches.
+        patches = pixel_patches(images_BxHxWx3, s.patch_size).astype(dtype)
+        init = nn.initializers.normal(patches.shape[-1] ** -0.5)
+        dense = nn.Dense(
+            width, use_bias=False, dtype=dtype, kernel_init=init, name='patch_embedding'
+        )
+        x_BxLxD = dense(patches)
         class_token = normal_param(self, 'class_token', (width,), width**-0.5)
-        positions = normal_param(self, 'positions', (length + 1, width), width**-0.5)
-        x_BxLxD = x_BxLxD + positions[1:].astype(self.dtype)
+        positions = normal_param(self, 'positions', (s.num_patches + 1, width), width**-0.5)
+        x_BxLxD = x_BxLxD + positions[1:].astype(dtype)
+        class_D = (class_token + positions[0]).astype(dtype)
 
-        class_D = (class_token + positions[0]).astype(self.dtype)
-
-        # From here on the tower sees the kept patches alone: its work falls with what is masked.
+        # From here on the tower sees the kept patches alone: its work falls with the mask.
         selection = None
         if select is not None:
             with jax.named_scope('patch_selection'):
                 selection = select(images_BxHxWx3, x_BxLxD)
-        where = segments = None
-        valid: tuple[jax.Array | None, ...] = (None,)
-        if selection is None or selection.keep_ids.shape[1] == length:
-            x_BxTxD = with_class(class_D, x_BxLxD)
-        elif selection.buckets is None:
-            kept = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
-            x_BxTxD = with_class(class_D, kept)
-            valid = (with_class_slot(selection.valid),)
-        else:
-            # A row is now a group of images, the short ones first, end to end.
-            where = arrange(selection.keep_ids, selection.valid, length, selection.buckets)
-            runs, segments = [], []
-            for ids_GxRxK in (where.short_ids, where.long_ids):
-                tokens = with_class(class_D, take(x_BxLxD, ids_GxRxK))
-                runs.append(tokens.reshape(ids_GxRxK.shape[0], -1, width))
-                segments.append((ids_GxRxK.shape[1], tokens.shape[1]))
-            x_BxTxD = jnp.concatenate(runs, axis=1)
-            segments = tuple(s for s in segments if s[0])
-            valid = (None, with_class_slot(rearrange(where.long_valid, 'g n k -> (g n) k')))
-            valid = valid[: len(segments)]
+        rows = token_rows(class_D, x_BxLxD, selection)
+        x_RxTxD = layer_norm(dtype, 'ln_pre')(rows.tokens_RxTxD)
+        blocks = Transformer(s.transformer, rows.segments, name='transformer')
+        pooled_BxD = pool_class_tokens(blocks(x_RxTxD, rows.valid), rows)
+        pooled_BxD = layer_norm(jnp.float32, 'ln_post')(pooled_BxD)
+        projection = normal_param(self, 'projection', (width, s.embed_dim), width**-0.5)
+        return pooled_BxD @ projection, selection
 
-        x_BxTxD = layer_norm(self.dtype, 'ln_pre')(x_BxTxD)
-        x_BxTxD = Transformer(
-            self.layers,
-            self.heads,
-            self.mlp_ratio,
-            False,
-            self.quick_gelu,
-            self.dtype,
-            self.remat,
-            segments,
-            name='transformer',
-        )(x_BxTxD, valid)
-        if where is None:
-            pooled = x_BxTxD[:, 0]
-        else:
-            starts = np.cumsum([0, *(t for count, t in segments for _ in range(count))])[:-1]
-            pooled = jnp.take_along_axis(x_BxTxD[:, starts], where.inverse[:, :, None], axis=1)
-            pooled = rearrange(pooled, 'g n d -> (g n) d')
-        pooled = layer_norm(jnp.float32, 'ln_post')(pooled)
-        projection = normal_param(self, 'projection', (width, self.embed_dim), width**-0.5)
-        return pooled @ projection, selection
+
+def token_rows(
+    class_D: jax.Array, x_BxLxD: jax.Array, selection: PatchSelection | None
+) -> TokenRows:
+    """Puts the class token before the kept patches of each image.
+
+    With a token budget a row holds a group of images end to end, those of the short bucket first;
+    otherwise it holds one image.
+    """
+    length, width = x_BxLxD.shape[1:]
+    if selection is None or selection.keep_ids.shape[1] == length:
+        return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
+    if selection.buckets is None:
+        kept_BxKxD = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
+        valid = (with_class_slot(selection.valid),)
+        return TokenRows(with_class(class_D, kept_BxKxD), None, valid)
+    assigned = assign_buckets(selection.keep_ids, selection.valid, length, selection.buckets)
+    buckets, segments = [], []
+    for ids_GxNxK in (assigned.short_ids, assigned.long_ids):
+        tokens = with_class(class_D, gather_patches(x_BxLxD, ids_GxNxK))
+        buckets.append(tokens.reshape(ids_GxNxK.shape[0], -1, width))
+        segments.append((ids_GxNxK.shape[1], tokens.shape[1]))
+    segments = tuple(s for s in segments if s[0])
+    long_valid = with_class_slot(rearrange(assigned.long_valid, 'g n k -> (g n) k'))
+    valid = (None, long_valid)[: len(segments)]
+    return TokenRows(jnp.concatenate(buckets, axis=1), segments, valid, assigned.inverse)
+
+
+def pool_class_tokens(x_RxTxD: jax.Array, rows: TokenRows) -> jax.Array:
+    """The class token of every image, in the order of the batch: (B, D)."""
+    if rows.inverse_GxN is None:
+        return x_RxTxD[:, 0]
+    starts = np.cumsum([0, *(t for count, t in rows.segments for _ in range(count))])[:-1]
+    class_GxNxD = x_RxTxD[:, starts]
+    pooled = jnp.take_along_axis(class_GxNxD, rows.inverse_GxN[:, :, None], axis=1)
+    return rearrange(pooled, 'g n d -> (g n) d')
 
 
 def with_class(class_D: jax.Array, x_BxKxD: jax.Array) -> jax.Array:
-    """The class token before each sequence of patches, (B, K + 1, D)."""
+    """The class token before each sequence of patches: (B, K + 1, D)."""
     class_Bx1xD = jnp.broadcast_to(class_D, (x_BxKxD.shape[0], 1, class_D.shape[0]))
     return jnp.concatenate([class_Bx1xD, x_BxKxD], axis=1)
 
 
 def with_class_slot(valid_BxK: jax.Array | None) -> jax.Array | None:
-    """The same for `valid`: the class token always counts."""
+    """`valid` with a first column for the class token, which is always valid: (B, K + 1)."""
     if valid_BxK is None:
         return None
     return jnp.pad(valid_BxK, ((0, 0), (1, 0)), constant_values=True)

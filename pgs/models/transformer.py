@@ -1,5 +1,6 @@
 """The pre-norm transformer that both towers share."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from pgs.sharding import split_batch
+from pgs.sharding import shard_batch
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which OpenCLIP's weights expect
 
@@ -20,51 +21,65 @@ REMAT_POLICIES = {
 }
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerSettings:
+    """Settings of a stack of blocks.
 
     Attributes:
+      width: of the tokens, D.
+      layers: number of blocks.
       heads: attention heads; divides the width.
       mlp_ratio: hidden width of the MLP over the width.
-      layers: depth of the whole stack, for the residual initialisation alone.
-      causal: each position sees itself and those before it.
-      quick_gelu: the MLP has QuickGELU, as OpenAI's CLIP, and not the exact GELU.
-      segments: (sequences, tokens) of each run of equally long sequences that lie end to end in
-        a row of x; None where a row is one sequence. All but attention works token by token, so
-        that sequences of different lengths share its matrix products without padding.
+      causal: each position attends to itself and the positions before it.
+      quick_gelu: the MLP has QuickGELU, as OpenAI's CLIP does, instead of the exact GELU.
       dtype: of the computation; parameters are float32, softmax and norms run in float32.
+      remat: what the backward pass recomputes, a name in REMAT_POLICIES.
     """
 
+    width: int
+    layers: int
     heads: int
     mlp_ratio: float
-    layers: int
     causal: bool
     quick_gelu: bool
-    segments: tuple[tuple[int, int], ...] | None
     dtype: Any
+    remat: str
+
+
+# Runs of equally long sequences that lie end to end in a row of tokens: (sequences, tokens) each.
+# All operations but attention work token by token, so that sequences of different lengths share
+# their matrix products without padding. None where a row is a single sequence.
+Segments = tuple[tuple[int, int], ...] | None
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    settings: TransformerSettings
+    segments: Segments
 
     @nn.compact
     def __call__(
         self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]
     ) -> tuple[jax.Array, None]:
-        x_BxTxD = split_batch(x_BxTxD)  # it is the weights that are gathered
-        width = x_BxTxD.shape[-1]
+        s, width = self.settings, self.settings.width
+        x_BxTxD = shard_batch(x_BxTxD)  # so that the weights are gathered, not the activations
 
         def dense(features, std, name):
             init = nn.initializers.normal(std)
-            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+            return nn.Dense(features, dtype=s.dtype, kernel_init=init, name=name)
 
         # CLIP's initialisation (arXiv 2103.00020, its published code), by width and depth.
-        residual_std = width**-0.5 * (2 * self.layers) ** -0.5
+        residual_std = width**-0.5 * (2 * s.layers) ** -0.5
 
-        h = layer_norm(self.dtype, 'ln_1')(x_BxTxD)
+        h = layer_norm(s.dtype, 'ln_1')(x_BxTxD)
         qkv = dense(3 * width, width**-0.5, 'qkv')(h)
         h = self.attend(qkv, valid)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
-        h = layer_norm(self.dtype, 'ln_2')(x_BxTxD)
-        h = dense(int(width * self.mlp_ratio), (2 * width) ** -0.5, 'fc')(h)
-        h = quick_gelu(h) if self.quick_gelu else gelu(h)
+        h = layer_norm(s.dtype, 'ln_2')(x_BxTxD)
+        h = dense(int(width * s.mlp_ratio), (2 * width) ** -0.5, 'fc')(h)
+        h = quick_gelu(h) if s.quick_gelu else gelu(h)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
         return x_BxTxD, None
 
@@ -76,12 +91,12 @@ class Block(nn.Module):
             start += count * tokens
             # Split first: XLA copies all of it where one rearrange brings q, k, v to the front.
             q, k, v = (
-                rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.heads)
+                rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.settings.heads)
                 for x in jnp.split(part, 3, axis=-1)
             )
             mask = None if valid_NxT is None else valid_NxT[:, None, None, :]
             out = jax.nn.dot_product_attention(
-                q, k, v, mask=mask, is_causal=self.causal, implementation=fused(q, mask)
+                q, k, v, mask=mask, is_causal=self.settings.causal, implementation=fused(q, mask)
             )
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
@@ -122,21 +137,10 @@ def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
 
 
 class Transformer(nn.Module):
-    """A stack of blocks in one `nn.scan`: parameters (layers, ...), compiled once whatever the depth.
+    """A stack of blocks in one `nn.scan`: parameters (layers, ...), one compiled block at any depth."""
 
-    Attributes:
-      remat: a name in REMAT_POLICIES.
-      others: as in Block.
-    """
-
-    layers: int
-    heads: int
-    mlp_ratio: float
-    causal: bool
-    quick_gelu: bool
-    dtype: Any
-    remat: str
-    segments: tuple[tuple[int, int], ...] | None = None
+    settings: TransformerSettings
+    segments: Segments = None
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]) -> jax.Array:
@@ -147,21 +151,19 @@ class Transformer(nn.Module):
           valid: for each segment bool (sequences, tokens), False for tokens that no other may
             attend to; None for no mask at all.
         """
+        s = self.settings
         block = Block
-        if self.remat != 'none':
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        if s.remat != 'none':
+            block = nn.remat(Block, policy=REMAT_POLICIES[s.remat], prevent_cse=False)
         stack = nn.scan(
             block,
             variable_axes={'params': 0},
             split_rngs={'params': True},
             in_axes=nn.broadcast,
-            length=self.layers,
+            length=s.layers,
         )
-        blocks = stack(
-            self.heads, self.mlp_ratio, self.layers, self.causal, self.quick_gelu, self.segments,
-            self.dtype, name='blocks',
-        )  # fmt: skip
-        x_BxTxD, _ = blocks(x_BxTxD.astype(self.dtype), valid)
+        blocks = stack(s, self.segments, name='blocks')
+        x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), valid)
         return x_BxTxD
 
 

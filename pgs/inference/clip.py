@@ -1,0 +1,107 @@
+"""Loads a model on all devices and embeds files, PIL images and texts with it."""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from input_pipeline.eval_sets import image_batches
+from pgs import sharding
+from pgs.convert import Checkpoint, check_tokenizer, load_model
+from pgs.errors import UserError
+from pgs.inference.embedding import Embedder, make_embedder
+from pgs.inference.prompts import SCALE, class_weights
+
+BATCH_SIZE = 64  # images or texts a device
+Picture = str | os.PathLike | Image.Image
+
+
+def load_clip(
+    checkpoint: str | os.PathLike, *, model_config: str | os.PathLike | None = None
+) -> Embedder:
+    """A model on all devices, ready to embed.
+
+    Args:
+      checkpoint, model_config: as pgs.convert.load_model.
+
+    Raises:
+      UserError: as load_model; a vocabulary that is not CLIP's.
+    """
+    return on_all_devices(load_model(checkpoint, model_config=model_config))
+
+
+def on_all_devices(loaded: Checkpoint, batch_size: int = BATCH_SIZE) -> Embedder:
+    """An Embedder with a copy of the weights on each device, `batch_size` rows a device.
+
+    Raises:
+      UserError: a vocabulary that is not CLIP's.
+    """
+    check_tokenizer(loaded.config)
+    mesh = sharding.make_mesh({'data': -1, 'fsdp': 1}, jax.device_count())
+    embedder = make_embedder(loaded.model, mesh, batch_size * mesh.size)
+    return embedder.with_params(jax.device_put(loaded.params, sharding.replicated(mesh)))
+
+
+def encoded(picture: Picture) -> tuple[str, bytes, None]:
+    """(name, image bytes, None) of a file or a PIL image."""
+    if isinstance(picture, Image.Image):
+        buffer = io.BytesIO()
+        picture.convert('RGB').save(buffer, 'PNG', compress_level=0)
+        return 'image', buffer.getvalue(), None
+    try:
+        return str(picture), Path(picture).expanduser().read_bytes(), None
+    except OSError as error:
+        raise UserError(f'cannot read {picture} ({error.strerror})') from error
+
+
+def embed_images(clip: Embedder, pictures: Iterable[Picture]) -> np.ndarray:
+    """Unit float32 features (N, E) of files or PIL images.
+
+    Args:
+      clip: of load_clip.
+      pictures: each resized and centre-cropped as in evaluation; all patches are seen.
+
+    Raises:
+      UserError: a picture that cannot be read, by name.
+    """
+    batches = image_batches(
+        map(encoded, pictures), image_size=clip.image_size, batch_size=clip.batch_size
+    )
+    parts = [clip.images(images) for images, _ in batches]
+    return np.concatenate(parts) if parts else np.zeros((0, clip.model.embed_dim), np.float32)
+
+
+def embed_texts(clip: Embedder, texts: Iterable[str]) -> np.ndarray:
+    """Unit float32 features (N, E) of texts; what does not fit the context is cut."""
+    return clip.texts(texts)
+
+
+def classify(
+    clip: Embedder,
+    picture: Picture,
+    labels: Sequence[str],
+    *,
+    templates: Sequence[str] = ('{c}',),
+) -> list[tuple[str, float]]:
+    """(label, probability), the most probable first: softmax of 100 x cosine over the labels.
+
+    Args:
+      clip: of load_clip.
+      picture: file or PIL image.
+      labels: at least one; each is put into the templates in place of {c}.
+      templates: their mean embedding stands for the label (pgs/evals/zero_shot.py).
+
+    Raises:
+      UserError: no label, or a picture that cannot be read.
+    """
+    if not labels:
+        raise UserError('no label given: name at least one, two to choose between')
+    weights_CxE = class_weights(clip.texts, labels, templates)
+    logits_C = SCALE * (embed_images(clip, [picture]) @ weights_CxE.T)[0]
+    odds_C = np.exp(logits_C - logits_C.max())
+    order = np.argsort(-odds_C, kind='stable')
+    return [(labels[i], float(odds_C[i] / odds_C.sum())) for i in order]

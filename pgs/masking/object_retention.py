@@ -1,0 +1,77 @@
+"""Object retention: how much of a known object a mask leaves visible (docs/masking.md)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from einops import reduce
+from skimage import data, transform
+
+from pgs.masking.selection import PatchSelection, visible_patches
+from pgs.masking.strategies import SELECTOR, find_strategy, options_of
+
+PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
+RATIO_OPTIONS = {'mask_ratio', 'min_ratio', 'max_ratio'}
+OBJECT_COVERAGE = 0.5  # of a patch's area, from which on it counts as one of the object's
+
+
+def photographs(size: int) -> np.ndarray:
+    """scikit-image's five everyday photographs, central square: uint8 (5, size, size, 3)."""
+    out = []
+    for name in PHOTOGRAPHS:
+        image = getattr(data, name)()
+        side = min(image.shape[:2])
+        top, left = ((d - side) // 2 for d in image.shape[:2])
+        square = image[top : top + side, left : left + side]
+        small = transform.resize(square, (size, size), order=3, anti_aliasing=True)
+        out.append(np.round(small * 255.0))
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def over_photographs(
+    images_NxHxWx3: np.ndarray, alpha_NxHxW: np.ndarray, backgrounds_MxHxWx3: np.ndarray
+) -> np.ndarray:
+    """Puts objects that were rendered over white over photographs, each in turn.
+
+    Args:
+      images_NxHxWx3: uint8, over white.
+      alpha_NxHxW: uint8 opacity of the object.
+      backgrounds_MxHxWx3: uint8 photographs; image i gets number i mod M.
+
+    Returns:
+      uint8 (N, H, W, 3).
+    """
+    behind = backgrounds_MxHxWx3[np.arange(len(images_NxHxWx3)) % len(backgrounds_MxHxWx3)]
+    opacity = alpha_NxHxW[..., None].astype(np.float32) / 255.0
+    # over white is a * object + (1 - a) * 255, so a change of background is a sum
+    mixed = images_NxHxWx3 + (1.0 - opacity) * (behind.astype(np.float32) - 255.0)
+    return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
+def object_patches(alpha_NxHxW: np.ndarray, patch_size: int) -> np.ndarray:
+    """Patches of which the object covers at least half: bool (N, L)."""
+    coverage = reduce(
+        alpha_NxHxW.astype(np.float32) / 255.0,
+        'n (h p) (w q) -> n h w',
+        'mean',
+        p=patch_size,
+        q=patch_size,
+    )
+    return coverage.reshape(len(coverage), -1) >= OBJECT_COVERAGE
+
+
+def retention(selection: PatchSelection, object_NxL: np.ndarray) -> float:
+    """Share of an image's object patches that stay visible, mean over images that have any."""
+    visible_NxL = visible_patches(selection, object_NxL.shape[1])
+    has_object = object_NxL.any(axis=1)
+    share = (visible_NxL & object_NxL).sum(axis=1)[has_object] / object_NxL.sum(axis=1)[has_object]
+    return float(share.mean())
+
+
+def at_half(masking: Mapping[str, Any]) -> dict[str, Any]:
+    """config.masking with a masked fraction of 0.5, at which strategies are compared.
+
+    A strategy is told by its options mask_ratio, or min_ratio and max_ratio, where it has them.
+    """
+    ratios = options_of(find_strategy(masking[SELECTOR])).keys() & RATIO_OPTIONS
+    return dict(masking) | dict.fromkeys(ratios, 0.5)

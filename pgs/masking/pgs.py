@@ -1,0 +1,136 @@
+"""The strategy `pgs`: CLIP-PGS, patch generation-to-selection (arXiv 2503.17080).
+
+docs/masking.md explains the steps. Shapes: B images, L patches, C candidates, K kept patches.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pgs.errors import UserError
+from pgs.masking.budget import apply_budget, bucket_sizes, check_budget
+from pgs.masking.edges import edge_scores
+from pgs.masking.selection import (
+    PatchSelection,
+    check_ratio,
+    draw,
+    masked_counts,
+    select_ranked,
+)
+from pgs.masking.similarity import patch_similarity
+from pgs.masking.transport import balance, rescale
+
+
+class PgsSteps(NamedTuple):
+    """The intermediate results of PGS, for figures, notebooks and tests."""
+
+    edges_BxL: jax.Array  # E in [0, 1]
+    similarity_BxLxL: jax.Array  # S in [-1, 1]
+    candidates_BxC: jax.Array  # int32 positions of the pre-selected patches
+    affinity_BxL: jax.Array  # L * P to the closest candidate; 1 is a uniform coupling
+    wanted_B: jax.Array  # int32, masked patches of each image by its content alone
+    masked_B: jax.Array  # int32, masked patches within the token budget
+    selection: PatchSelection
+
+
+def pgs_steps(
+    rng: jax.Array,
+    images: jax.Array,
+    patch_embeddings: jax.Array,
+    progress: jax.Array | float,
+    *,
+    patch_size: int,
+    candidate_ratio: float = 0.05,
+    min_ratio: float = 0.3,
+    max_ratio: float = 0.5,
+    edge_weight: float = 8.0,
+    epsilon: float = 0.1,
+    threshold: float = 1.0,
+    use_edges: bool = True,
+    use_transport: bool = True,
+    budget_group: int = 16,
+    long_share: float = 0.5,
+) -> PgsSteps:
+    """PGS with all its intermediate results; arguments and errors as for `pgs`."""
+    images, patch_embeddings, progress = jax.lax.stop_gradient((images, patch_embeddings, progress))
+    length = patch_embeddings.shape[1]
+    fewest, most = masked_counts(length, min_ratio, max_ratio)
+    check_pgs_options(candidate_ratio, epsilon, threshold)
+    check_budget(budget_group, long_share)
+
+    edges_BxL = edge_scores(images, patch_size)
+    beta = edge_weight if use_edges else 0.0
+
+    # Generation: Gumbel top-k draws without replacement, in proportion to exp(-beta * E).
+    num_candidates = max(1, round(candidate_ratio * length))
+    gumbel_BxL = draw(jax.random.gumbel, rng, *edges_BxL.shape)
+    _, candidates_BxC = jax.lax.top_k(gumbel_BxL - beta * edges_BxL, num_candidates)
+
+    # Balance, then the rows of the candidates: log(L * P_ij), the closest candidate i for each j.
+    similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
+    log_plan_BxLxL = (balance if use_transport else rescale)(similarity_BxLxL, epsilon)
+    log_rows_BxCxL = jnp.take_along_axis(log_plan_BxLxL, candidates_BxC[:, :, None], axis=1)
+    log_affinity_BxL = log_rows_BxCxL.max(axis=1) + math.log(length)
+
+    # Selection: candidates first, then the patches most like them that show the weakest edges.
+    is_candidate_BxL = (candidates_BxC[:, :, None] == jnp.arange(length)).any(axis=1)
+    score_BxL = jnp.where(is_candidate_BxL, jnp.inf, log_affinity_BxL - beta * edges_BxL)
+    alike_B = (log_affinity_BxL > math.log(threshold)).sum(axis=-1)
+    wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
+    buckets = None
+    if fewest < most:
+        buckets = bucket_sizes(images.shape[0], budget_group, long_share, slots=length - most)
+    masked_B = apply_budget(wanted_B, most, buckets)
+    order_BxL = jnp.argsort(-score_BxL, axis=-1)
+    selection = select_ranked(order_BxL, masked_B, fewest, most).replace(buckets=buckets)
+    return PgsSteps(
+        edges_BxL,
+        similarity_BxLxL,
+        candidates_BxC,
+        jnp.exp(log_affinity_BxL),
+        wanted_B,
+        masked_B,
+        selection,
+    )
+
+
+def check_pgs_options(candidate_ratio: float, epsilon: float, threshold: float) -> None:
+    """Raises UserError for an option outside its range."""
+    check_ratio('candidate_ratio', candidate_ratio)
+    if epsilon <= 0.0:
+        raise UserError(f'masking.epsilon={epsilon} must be above 0; the default is 0.1')
+    if threshold <= 0.0:
+        raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
+
+
+@functools.wraps(pgs_steps, assigned=())  # takes over the signature, which names the options
+def pgs(*args, **options) -> PatchSelection:
+    """Masks the patches that resemble a few chosen ones, and protects the edges of objects.
+
+    The defaults are PGS-0.3; min_ratio = max_ratio = 0.5 is PGS-0.5.
+
+    Args:
+      rng: a key for each image (B,), or a single one; the same key gives the same mask.
+      images: float (B, H, W, 3), any pixel scale.
+      patch_embeddings: (B, L, D) after the position embedding.
+      progress: step / total_steps in [0, 1]; moves from pixel to embedding similarity.
+      patch_size: side of a patch in pixels.
+      candidate_ratio: pre-selected fraction of the patches, in [0, 1); at least one patch.
+      min_ratio, max_ratio: bounds of the masked fraction of each image, in [0, 1).
+      edge_weight: beta >= 0; the larger, the more an edge protects its patch.
+      epsilon: entropy regularisation of the transport, > 0.
+      threshold: balanced similarity L * P above which two patches count as alike, > 0.
+      use_edges: ED of the paper's ablation; False sets beta to 0.
+      use_transport: OTN of the paper's ablation; False rescales by one scalar an image.
+      budget_group: images that share a token budget, where min_ratio < max_ratio (budget.py).
+      long_share: share of each group that may keep more patches than max_ratio leaves; 1 pads
+        every image to the longest.
+
+    Raises:
+      UserError: a ratio outside [0, 1), min_ratio above max_ratio, epsilon or threshold <= 0,
+        a budget group without images, or a long_share outside [0, 1].
+    """
+    return pgs_steps(*args, **options).selection

@@ -1,0 +1,1 @@
+"""What surrounds the train loop: run folder, checkpoints, metrics, hooks, scores and figures."""

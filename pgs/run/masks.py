@@ -1,0 +1,114 @@
+"""A trained model's masks: how much of known objects they keep, and a figure of all strategies."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline import images as image_ops
+from input_pipeline import openmoji
+from input_pipeline.sources import Records, captions_of
+from pgs.masking import configured, object_retention, strategies
+from pgs.masking.edges import edge_scores
+from pgs.masking.selection import PatchSelection, mask_ratio, visible_patches
+from pgs.models import CLIP, normalize_images
+from pgs.run import figures
+from pgs.utils.distributed import print_once
+
+RETENTION_IMAGES = 200
+FIGURE_ROWS = 3  # images of the data set, and as many objects over photographs
+
+
+class Retention(NamedTuple):
+    """Object retention and the masked fraction at which it was measured."""
+
+    share: float  # of the object's patches that stay visible, in [0, 1]
+    masked: float  # fraction of all patches, in (0, 1); a random mask keeps 1 - masked
+
+
+def objects_over_photographs(
+    image_size: int, count: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """OpenMoji images over photographs, the same ones every time.
+
+    Returns:
+      (uint8 (count, H, W, 3), opacity uint8 (count, H, W), names).
+    """
+    items = sorted((i for s in openmoji.splits().values() for i in s), key=openmoji.item_hash)
+    rgba = np.stack([openmoji.render(stem, image_size) for stem, _ in items[:count]])
+    white = np.stack([openmoji.over_white(r) for r in rgba])
+    behind = object_retention.photographs(image_size)
+    mixed = object_retention.over_photographs(white, rgba[..., 3], behind)
+    return mixed, rgba[..., 3], [name for _, name in items[:count]]
+
+
+def make_select(
+    model: CLIP, masking: Mapping[str, Any], *, seed: int, progress: float
+) -> Callable[[Any, np.ndarray], PatchSelection]:
+    """A jitted function (params, images uint8) -> PatchSelection of a strategy."""
+    strategy = configured(masking, model.image.patch_size)
+
+    def select(images, patch_embeddings):
+        return strategy(jax.random.key(seed), images, patch_embeddings, progress)
+
+    def apply(params, images):
+        normalized = normalize_images(images)
+        return model.apply({'params': params}, normalized, select, method=CLIP.select_patches)
+
+    return jax.jit(apply)
+
+
+def measure_retention(config: ConfigDict, model: CLIP, params: Any) -> Retention | None:
+    """Object retention of the configured strategy, with the trained embeddings.
+
+    It is measured with one half of the patches masked where the strategy has an option for that
+    (see object_retention.at_half), otherwise at the strategy's own ratio.
+
+    Returns:
+      None where the strategy masks nothing.
+    """
+    images, opacity, _ = objects_over_photographs(model.image.image_size, RETENTION_IMAGES)
+    objects = object_retention.object_patches(opacity, model.image.patch_size)
+    masking = object_retention.at_half(config.masking)
+    select = make_select(model, masking, seed=config.seed, progress=1.0)
+    selection = jax.device_get(select(params, images))
+    masked = float(np.mean(mask_ratio(selection, model.image.num_patches)))
+    if masked == 0.0:
+        return None
+    return Retention(object_retention.retention(selection, objects), masked)
+
+
+def draw_masks(
+    config: ConfigDict, model: CLIP, params: Any, source: Records, path: epath.Path
+) -> None:
+    """Writes figures/masks.png: a few images of the data set, then objects over photographs.
+
+    A strategy that cannot run with this config's options is left out, with a warning: another
+    strategy's mistake must not end a run that has been trained.
+    """
+    image = model.image
+    step = max(len(source) // FIGURE_ROWS, 1)
+    records = source.__getitems__(list(range(0, len(source), step))[:FIGURE_ROWS])
+    own = [image_ops.centre_crop(r['image'], image_size=image.image_size) for r in records]
+    mixed, _, names = objects_over_photographs(image.image_size, FIGURE_ROWS)
+    images = np.concatenate([np.stack(own), mixed])
+    captions = [captions_of(r)[0] for r in records]
+    captions += [f'{name}, over a photograph' for name in names]
+    visible = {}
+    for name in strategies():
+        masking = dict(config.masking) | {'strategy': name}
+        try:
+            select = make_select(model, masking, seed=config.seed, progress=1.0)
+            selection = jax.device_get(select(params, images))
+        except Exception as error:  # whatever a strategy of one's own raises
+            reason = (str(error) or repr(error)).splitlines()[0]
+            print_once(f'warning: strategy {name!r} is left out of {path.name}: {reason}')
+            continue
+        visible[name] = visible_patches(selection, image.num_patches)
+    edges = np.asarray(edge_scores(normalize_images(images), image.patch_size))
+    credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
+    figure = figures.masks_figure(images, edges, visible, captions, image.patch_size, credit)
+    figures.save(figure, path)

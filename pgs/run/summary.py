@@ -1,0 +1,87 @@
+"""The end of a run: results.json, figures, and the last lines on the console."""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from input_pipeline.sources import Records
+from pgs.models import CLIP
+from pgs.run import figures
+from pgs.run.held_out import SCORE_NAMES, Scores
+from pgs.run.masks import draw_masks, measure_retention
+from pgs.run.metrics import read_metrics
+from pgs.utils.files import write_json
+
+
+def finish(
+    config: ConfigDict,
+    model: CLIP,
+    params: Any,
+    source: Records,
+    scores: Scores,
+    rate: float,
+    workdir: epath.Path,
+) -> dict[str, Any]:
+    """Writes results.json, draws the figures and prints the summary.
+
+    Args:
+      config: as configs/base.py.
+      model, params: the trained model; params on the host.
+      source: training records, of which a few are drawn.
+      scores: of the trained model on held-out pairs.
+      rate: training pairs a second, 0 where this call trained nothing.
+      workdir: folder of the run.
+
+    Returns:
+      The content of results.json.
+    """
+    records = read_metrics(workdir / 'metrics.jsonl')
+    trained = [r for r in records if 'loss' in r]
+    last = trained[-1]
+    if not rate:
+        rate = float(np.median([r['pairs_per_second'] for r in trained]))
+    retention = measure_retention(config, model, params)
+    results = {
+        'step': last['step'],
+        'loss': last['loss'],
+        'pairs_per_second': rate,
+        'mask_ratio_mean': float(np.mean([r['mask_ratio'] for r in trained])),
+        **{name: scores[name] for name in SCORE_NAMES},
+        'object_retention': retention.share if retention else None,
+        'object_retention_masked': retention.masked if retention else None,
+    }
+    write_json(workdir / 'results.json', results)
+    draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
+    figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
+    print(summary(results, records, workdir), flush=True)
+    return results
+
+
+def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -> str:
+    """The last lines on the console."""
+    lines = [
+        '',
+        f'Trained {results["step"]} steps at {results["pairs_per_second"]:.1f} pairs/s, '
+        f'loss {results["loss"]:.3f}, {results["mask_ratio_mean"]:.1%} of the patches masked.',
+    ]
+    if results['object_retention'] is not None:
+        masked = results['object_retention_masked']
+        lines.append(
+            f'Object retention with {masked:.0%} of the patches masked: '
+            f'{results["object_retention"]:.2f} (random mask: {1 - masked:.2f}).'
+        )
+    if results['n_eval']:
+        first = next((r for r in records if 'eval/chance@5' in r), {})
+        lines.append(f'Held out ({results["n_eval"]} pairs):    now   step 0   chance')
+        for k in (1, 5):
+            for direction in ('text', 'image'):
+                key = f'{direction}_recall@{k}'
+                before = first.get(f'eval/{key}', float('nan'))
+                lines.append(
+                    f'  {key:<17} {results[key]:>9.1%} {before:>8.1%} {results[f"chance@{k}"]:>8.1%}'
+                )
+    lines.append(f'Files in {workdir}: results.json, figures/masks.png, figures/curves.png,')
+    lines.append('  metrics.jsonl, checkpoints/ (tensorboard --logdir reads the events there)')
+    return '\n'.join(lines)

@@ -1,0 +1,74 @@
+"""The folder of a run: created, and checked against the run that it holds."""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from pgs.errors import UserError
+from pgs.utils.files import absolute, write_json, writing
+
+# Keys that may change between a run and its resumption: they choose what is written and how the
+# work is distributed, not what is computed.
+FREE_KEYS = {
+    'log_every',
+    'checkpoint_every',
+    'checkpoints_kept',
+    'profile_steps',
+    'data.dir',
+    'data.cache_dir',
+    'evals',
+    'eval_every',
+    'eval_data_root',
+    'mesh.data',
+    'mesh.fsdp',
+    'microbatches',
+    'model.remat',
+}
+
+
+def prepare(workdir: str | os.PathLike, config: dict[str, Any]) -> None:
+    """Creates the folder, or checks that the run in it is this one, and writes config.json.
+
+    Args:
+      workdir: a new or empty folder, or the folder of the same run.
+      config: plain nested dict.
+
+    Raises:
+      UserError: a folder that cannot be written, or that holds the run of another config.
+    """
+    workdir = absolute(workdir)
+    config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+    path = workdir / 'config.json'
+    if path.is_file():
+        check_same_run(path, config)
+    elif (workdir / 'checkpoints').is_dir() and any((workdir / 'checkpoints').iterdir()):
+        raise UserError(f'{workdir} holds checkpoints but no config.json: give another --workdir')
+    with writing(f'--workdir={workdir}', 'make the path writable or give another one'):
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, config)
+
+
+def check_same_run(path: epath.Path, config: dict[str, Any]) -> None:
+    """Raises UserError where config.json describes another run than `config`."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f'cannot read {path}: {error}; give another --workdir') from error
+    if not isinstance(before, dict):
+        raise UserError(f'cannot read {path}: it is not a config; give another --workdir')
+    before, now = flatten_dict(before, sep='.'), flatten_dict(config, sep='.')
+    absent = '(none)'
+    differing = [
+        f'config.{key}: {before.get(key, absent)} there, {now.get(key, absent)} here'
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key, absent) != now.get(key, absent)
+    ]
+    if differing:
+        more = f' (and {len(differing) - 3} more)' if len(differing) > 3 else ''
+        raise UserError(
+            f'{path.parent} holds a run of another config: {"; ".join(differing[:3])}{more}. '
+            'Give another --workdir, or set these keys as they were'
+        )

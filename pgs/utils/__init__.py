@@ -1,0 +1,1 @@
+"""Files, console, command lines and processes: helpers without knowledge of the model."""

@@ -1,0 +1,95 @@
+"""Several processes that run one job: start-up, and what only one of them does."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pgs.errors import UserError
+
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long is taken for dead, and the job ends
+T = TypeVar('T')
+VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+
+
+def start() -> None:
+    """Joins the other processes of a job, before JAX is used; does nothing for one alone.
+
+    JAX finds them on Cloud TPU pods, Slurm, Open MPI and GKE. Elsewhere JAX_COORDINATOR_ADDRESS
+    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
+
+    Raises:
+      UserError: some of the three variables but not all, or processes that cannot be reached.
+    """
+    explicit = {}
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if given:
+        missing = [name for name in VARIABLES if name not in given]
+        if missing:
+            raise UserError(f'{given[0]} is set and {missing[0]} is not: set all or none')
+        try:
+            count, index = (int(os.environ[name]) for name in VARIABLES[1:])
+        except ValueError as error:
+            raise UserError(f'{" and ".join(VARIABLES[1:])} must be integers: {error}') from error
+        if not 0 <= index < count:
+            raise UserError(
+                f'JAX_PROCESS_ID={index} must be from 0 to JAX_NUM_PROCESSES - 1 = {count - 1}'
+            )
+        address = os.environ[VARIABLES[0]]
+        explicit = {
+            'coordinator_address': address,
+            'num_processes': count,
+            'process_id': index,
+            'cluster_detection_method': 'deactivate',
+        }
+    try:
+        jax.distributed.initialize(**explicit, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except ValueError as error:
+        if explicit or 'coordinator_address' not in str(error):
+            raise
+        # JAX found no cluster: this process is alone.
+    except RuntimeError as error:
+        where = explicit.get('coordinator_address', 'the coordinator of the cluster')
+        raise UserError(
+            f'no connection to the processes of this job at {where}: '
+            f'{str(error).splitlines()[0]}; are all of them started, and is the port open?'
+        ) from error
+
+
+def is_primary() -> bool:
+    """Whether this process writes and prints for all."""
+    return jax.process_index() == 0
+
+
+def print_once(*words) -> None:
+    """print, once for all processes."""
+    if is_primary():
+        print(*words, flush=True)
+
+
+def on_primary(call: Callable[[], None]) -> None:
+    """Runs call() on one process; the others wait, and end with its UserError if it has one."""
+    message = ''
+    if is_primary():
+        try:
+            call()
+        except UserError as error:
+            message = str(error)
+    if jax.process_count() > 1:
+        text = np.zeros(4096, np.uint8)
+        encoded = np.frombuffer(message.encode()[: len(text)], np.uint8)
+        text[: len(encoded)] = encoded
+        message = bytes(multihost_utils.broadcast_one_to_all(text)).rstrip(b'\0').decode()
+    if message:
+        raise UserError(message)
+
+
+def primary_first(call: Callable[[], T]) -> T:
+    """call() on one process, then on the others: what it builds on a shared disk is built once."""
+    result = call() if is_primary() else None
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('primary first')
+    return result if is_primary() else call()

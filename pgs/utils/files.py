@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all, on local disks and on gs:// alike."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from etils import epath
+
+from pgs.errors import UserError
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """The full path of a file or folder; gs:// and other addresses are absolute already."""
+    path = epath.Path(path).expanduser()
+    return path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a temporary file that replaces `path` when the block ends without an error.
+
+    A reader sees either the old content or the new one, never a part of it.
+    """
+    path = epath.Path(path)
+    partial = path.with_name(f'{path.name}.partial')
+    with partial.open('wb') as file:
+        yield file
+    partial.replace(path)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Replaces a file by JSON."""
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + '\n').encode())
+
+
+def reason(error: OSError) -> str:
+    """Why the operating system refused, in a few words."""
+    return error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def writing(target: str, remedy: str = 'give another path') -> Iterator[None]:
+    """Turns an OSError within the block into a UserError.
+
+    Args:
+      target: what is written, as the user named it, such as '--out=results.json'.
+      remedy: what to do about it.
+
+    Raises:
+      UserError: 'cannot write TARGET (REASON): REMEDY'.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'cannot write {target} ({reason(error)}): {remedy}') from error

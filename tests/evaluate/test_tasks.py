@@ -1,0 +1,44 @@
+"""Names of tasks and groups."""
+
+import pytest
+import tensorflow_datasets as tfds
+
+from pgs.errors import UserError
+from pgs.evaluate.tasks import GROUPS, SETS, expand, place_of
+
+
+def test_the_groups_have_the_papers_sizes():
+    assert {name: len(tasks) for name, tasks in GROUPS.items()} == {
+        'classification': 17, 'robustness': 6, 'retrieval': 3, 'linear_probe': 3,
+        'sugar_crepe': 7, 'paper': 36,
+    }  # fmt: skip
+
+
+def test_expand_keeps_the_order_and_takes_each_once():
+    tasks = expand(['zeroshot/own', 'retrieval', 'retrieval/flickr8k', 'zeroshot/own'])
+    assert tasks == ['zeroshot/own', *GROUPS['retrieval']]
+
+
+@pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+        (['clasification'], 'did you mean classification'),
+        (['zeroshot/'], 'no task'),
+        (['zeroshot/a/b'], 'no task'),
+        (['zeroshoot/food101'], 'did you mean zeroshot/food101'),
+        ([], 'no task given'),
+    ],
+)
+def test_a_wrong_name_is_an_error(names, words):
+    with pytest.raises(UserError, match=words):
+        expand(names)
+
+
+def test_folders_are_clip_benchmarks():
+    assert place_of('cifar10')[0] == 'vtab-cifar10'
+    assert place_of('my_set')[0] == 'my_set'
+
+
+def test_tfds_knows_the_sets_that_are_said_to_be_there():
+    known = set(tfds.list_builders())
+    assert {names[0] for _, names in SETS.values() if names} <= known
