@@ -25,14 +25,14 @@ CONFIG = {
 
 def small_checkpoint(*, quick_gelu: bool = False) -> Checkpoint:
     """Every parameter is random, biases and gains too, so that none can be mistaken for another."""
-    described = copy.deepcopy(CONFIG) | {'quick_gelu': quick_gelu}
-    model = build_model(described, dtype=jnp.float32)
+    architecture = copy.deepcopy(CONFIG) | {'quick_gelu': quick_gelu}
+    model = build_model(architecture, dtype=jnp.float32)
     images, tokens = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 12), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), images, tokens)['params']
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: np.asarray(rng.normal(0, 0.1, p.shape), np.float32), params)
     params['logit_scale'] = np.array(2.5, np.float32)
-    return Checkpoint(model, params, described, 'random numbers')
+    return Checkpoint(model, params, architecture, 'random numbers')
 
 
 def batch(count: int = 4) -> tuple[np.ndarray, np.ndarray]:

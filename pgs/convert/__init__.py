@@ -1,4 +1,4 @@
-"""Weights in and out."""
+"""Reads and writes weights of this project, OpenCLIP and Hugging Face."""
 
 from pgs.convert.load import Checkpoint, check_tokenizer, load_model
 

@@ -1,4 +1,4 @@
-"""Writes a model in one of three layouts, whole or not at all."""
+"""Writes a model in one of three layouts, completely or not at all."""
 
 import json
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from etils import epath
 from safetensors.numpy import save_file
 
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
@@ -19,18 +18,18 @@ from pgs.convert.load import (
     Checkpoint,
 )
 from pgs.errors import UserError
-from pgs.utils.files import write_json
+from pgs.utils.files import absolute, write_json, writing
 
 
 def check_out(out: str | os.PathLike) -> Path:
-    """The folder to write, which must not hold anything yet.
+    """The folder to write, which must be absent or empty.
 
     Raises:
-      UserError: an address that is no local folder, a file, or a folder with content.
+      UserError: an address that is not a local folder, a file, or a folder that is not empty.
     """
     if '://' in os.fspath(out):
-        raise UserError(f'--out={out} must be a folder of this machine: copy it there afterwards')
-    folder = Path(os.path.abspath(Path(out).expanduser()))
+        raise UserError(f'--out={out} must be a local folder: copy it there afterwards')
+    folder = Path(absolute(out))
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'--out={out} holds files already: give a new folder')
     if folder.exists() and not folder.is_dir():
@@ -42,53 +41,55 @@ def export(loaded: Checkpoint, kind: str, out: str | os.PathLike) -> list[str]:
     """Writes a model to a new folder.
 
     Args:
-      loaded: with numpy parameters.
+      loaded: the model, with numpy parameters.
       kind: 'orbax', 'open_clip' or 'hf'.
       out: folder, absent or empty.
 
     Returns:
-      The names of what was written.
+      The names of the files and folders that were written.
 
     Raises:
-      UserError: a folder that cannot be written; it is then as it was.
+      UserError: a folder that cannot be written; it is left as it was.
     """
     folder = check_out(out)
     partial = folder.with_name(f'{folder.name}.partial-{os.getpid()}')
     try:
-        partial.mkdir(parents=True)
-        WRITERS[kind](partial, loaded)
-        names = sorted(path.name for path in partial.iterdir())
-        partial.replace(folder)  # onto an empty folder too
-    except OSError as error:
-        raise UserError(f'cannot write --out={out} ({error.strerror or error})') from error
+        with writing(f'--out={out}', 'give another folder'):
+            partial.mkdir(parents=True)
+            WRITERS[kind](partial, loaded)
+            names = sorted(path.name for path in partial.iterdir())
+            partial.replace(folder)  # also replaces an empty folder
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return names
 
 
 def write_open_clip(folder: Path, loaded: Checkpoint) -> None:
+    """OpenCLIP's weights and model JSON. The weights file holds the JSON too, as metadata."""
     card = open_clip_config.model_card(loaded.config)
-    # The card goes into the file as well, which then says by itself what it is.
     metadata = {'format': 'pt', METADATA_KEY: json.dumps(card)}
     save(open_clip.from_params(loaded.params), folder / OPEN_CLIP_WEIGHTS[0], metadata)
-    write_json(epath.Path(folder / OPEN_CLIP_CONFIG), card)
+    write_json(folder / OPEN_CLIP_CONFIG, card)
 
 
 def write_hugging_face(folder: Path, loaded: Checkpoint) -> None:
+    """Weights and JSON files of a CLIPModel."""
     weights = hugging_face.from_open_clip(open_clip.from_params(loaded.params))
     save(weights, folder / HF_WEIGHTS[0], {'format': 'pt'})
     for name, content in hugging_face.configs(loaded.config).items():
-        write_json(epath.Path(folder / name), content)
+        write_json(folder / name, content)
 
 
 def write_orbax(folder: Path, loaded: Checkpoint) -> None:
-    orbax_folder.write_folder(epath.Path(folder), loaded.params, loaded.config)
+    """Parameters by Orbax and config.json."""
+    orbax_folder.write_folder(folder, loaded.params, loaded.config)
 
 
 def save(weights: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-    # safetensors writes the memory as it lies: a transposed view must be laid out first.
-    laid_out = jax.tree.map(lambda w: np.asarray(w, np.float32, order='C'), weights)
-    save_file(laid_out, path, metadata)
+    """Writes a safetensors file in float32."""
+    # safetensors writes the raw buffer, so a transposed view must become contiguous first.
+    contiguous = jax.tree.map(lambda w: np.asarray(w, np.float32, order='C'), weights)
+    save_file(contiguous, path, metadata)
 
 
 WRITERS = {'orbax': write_orbax, 'open_clip': write_open_clip, 'hf': write_hugging_face}

@@ -1,20 +1,23 @@
-"""CLIPModel of Hugging Face's transformers: its names and its config, to OpenCLIP's and back."""
+"""Converts between CLIPModel of Hugging Face's transformers and OpenCLIP: tensor names and configs."""
+
+from typing import Any
 
 import numpy as np
 
+from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.convert.open_clip_config import integer, ratio
 from pgs.errors import UserError
 from pgs.models.clip import INITIAL_LOG_SCALE, PIXEL_MEAN, PIXEL_STD
 from pgs.models.transformer import LAYER_NORM_EPSILON
 
-# OpenCLIP's name -> that of transformers; block entries stand for one layer. Projections, the
-# last two, are transposed; in_proj, which is q, k and v in one, has a rule of its own.
+# OpenCLIP's name -> transformers' name. A block entry applies to every layer. PROJECTIONS are
+# transposed. OpenCLIP's in_proj holds q, k and v in one tensor and is split separately.
 TOP_TABLE = {
     'logit_scale': 'logit_scale',
     'visual.class_embedding': 'vision_model.embeddings.class_embedding',
     'visual.positional_embedding': 'vision_model.embeddings.position_embedding.weight',
     'visual.conv1.weight': 'vision_model.embeddings.patch_embedding.weight',
-    'visual.ln_pre.weight': 'vision_model.pre_layrnorm.weight',  # its own spelling
+    'visual.ln_pre.weight': 'vision_model.pre_layrnorm.weight',  # transformers' spelling
     'visual.ln_pre.bias': 'vision_model.pre_layrnorm.bias',
     'visual.ln_post.weight': 'vision_model.post_layernorm.weight',
     'visual.ln_post.bias': 'vision_model.post_layernorm.bias',
@@ -45,22 +48,31 @@ TOWERS = {
 }
 BUFFERS = ('vision_model.embeddings.position_ids', 'text_model.embeddings.position_ids')
 
-# What transformers takes where config.json is silent, as its newer versions leave it.
+# transformers' defaults, which its newer versions leave out of config.json.
 COMMON = {'hidden_act': 'quick_gelu', 'layer_norm_eps': LAYER_NORM_EPSILON}
 VISION = COMMON | {
-    'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12,
-    'num_attention_heads': 12, 'num_channels': 3, 'image_size': 224, 'patch_size': 32,
-}  # fmt: skip
+    'hidden_size': 768,
+    'intermediate_size': 3072,
+    'num_hidden_layers': 12,
+    'num_attention_heads': 12,
+    'num_channels': 3,
+    'image_size': 224,
+    'patch_size': 32,
+}
 TEXT = COMMON | {
-    'hidden_size': 512, 'intermediate_size': 2048, 'num_hidden_layers': 12,
-    'num_attention_heads': 8, 'max_position_embeddings': 77, 'vocab_size': 49408,
-    'eos_token_id': 49407,
-}  # fmt: skip
-ARGMAX_POOLING = 2  # an eos_token_id by which transformers means: pool where the id is highest
+    'hidden_size': 512,
+    'intermediate_size': 2048,
+    'num_hidden_layers': 12,
+    'num_attention_heads': 8,
+    'max_position_embeddings': 77,
+    'vocab_size': VOCAB_SIZE,
+    'eos_token_id': VOCAB_SIZE - 1,
+}
+ARGMAX_POOLING = 2  # with this eos_token_id, transformers pools at the highest token id
 
 
-def from_open_clip(weights: dict) -> dict:
-    """OpenCLIP's tensors under the names of CLIPModel; q, k and v apart."""
+def from_open_clip(weights: dict[str, Any]) -> dict[str, Any]:
+    """OpenCLIP's tensors under CLIPModel's names, with q, k and v as separate tensors."""
     renamed = {theirs: weights[ours] for ours, theirs in TOP_TABLE.items()}
     renamed |= {theirs: weights[ours].T for ours, theirs in PROJECTIONS.items()}
     for prefix, target in TOWERS.items():
@@ -77,12 +89,14 @@ def from_open_clip(weights: dict) -> dict:
     return renamed
 
 
-def to_open_clip(weights: dict[str, np.ndarray], described: dict) -> dict[str, np.ndarray]:
-    """The inverse of from_open_clip, for weights of checked names."""
+def to_open_clip(
+    weights: dict[str, np.ndarray], architecture: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The inverse of from_open_clip, for weights whose names were checked."""
     renamed = {ours: weights[theirs] for ours, theirs in TOP_TABLE.items()}
     renamed |= {ours: weights[theirs].T for ours, theirs in PROJECTIONS.items()}
     for (prefix, target), tower in zip(TOWERS.items(), ('image', 'text'), strict=True):
-        for i in range(described[tower]['layers']):
+        for i in range(architecture[tower]['layers']):
             for ours, theirs in BLOCK_TABLE.items():
                 renamed[f'{prefix}.{i}.{ours}'] = weights[f'{target}.{i}.{theirs}']
             for kind in ('weight', 'bias'):
@@ -91,28 +105,47 @@ def to_open_clip(weights: dict[str, np.ndarray], described: dict) -> dict[str, n
     return renamed
 
 
-def model_config(source: dict) -> dict:
-    """config.model of the config.json of a CLIPModel.
+def architecture_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The architecture, a mapping like config.model, that a CLIPModel's config.json describes.
 
     Raises:
-      UserError: another kind of model, or a setting that the towers here lack.
+      UserError: another kind of model, or a setting that this project's towers do not have.
     """
-    if source.get('model_type') != 'clip':
+    if config.get('model_type') != 'clip':
         raise UserError(
-            f'config.json has model_type {source.get("model_type")!r}: only CLIPModel (clip) is read'
+            f'config.json has model_type {config.get("model_type")!r}: '
+            'only CLIPModel (clip) can be read'
         )
-    # Older files repeat a part as *_config_dict, which transformers lets win.
+    # Older files repeat a part as *_config_dict, and transformers prefers that one.
     vision, text = (
-        default | (source.get(f'{name}_config') or {}) | (source.get(f'{name}_config_dict') or {})
+        default | (config.get(f'{name}_config') or {}) | (config.get(f'{name}_config_dict') or {})
         for name, default in (('vision', VISION), ('text', TEXT))
     )
-    wanted = {'num_channels': (vision, 3)}
-    wanted |= {f'layer_norm_eps of {n}_config': (part, LAYER_NORM_EPSILON)
-               for n, part in (('vision', vision), ('text', text))}  # fmt: skip
-    for name, (part, value) in wanted.items():
-        if part[name.split()[0]] != value:
+    check_parts(vision, text)
+    return {
+        'embed_dim': integer({'projection_dim': 512} | config, 'projection_dim'),
+        'image': {k: integer(vision, k) for k in ('image_size', 'patch_size')} | tower(vision),
+        'text': {
+            'context_length': integer(text, 'max_position_embeddings'),
+            'vocab_size': integer(text, 'vocab_size'),
+        }
+        | tower(text),
+        'remat': 'none',
+        'quick_gelu': vision['hidden_act'] == 'quick_gelu',
+    }
+
+
+def check_parts(vision: dict[str, Any], text: dict[str, Any]) -> None:
+    """Raises UserError for a setting that this project's towers do not have."""
+    required = [
+        ('num_channels', vision['num_channels'], 3),
+        ('layer_norm_eps of vision_config', vision['layer_norm_eps'], LAYER_NORM_EPSILON),
+        ('layer_norm_eps of text_config', text['layer_norm_eps'], LAYER_NORM_EPSILON),
+    ]
+    for name, value, supported in required:
+        if value != supported:
             raise UserError(
-                f'config.json sets {name} to {part[name.split()[0]]}: the towers have {value}'
+                f'config.json sets {name} to {value}: only {supported} is supported here'
             )
     if text['eos_token_id'] not in (ARGMAX_POOLING, text['vocab_size'] - 1):
         raise UserError(
@@ -122,24 +155,13 @@ def model_config(source: dict) -> dict:
     acts = (vision['hidden_act'], text['hidden_act'])
     if acts not in (('quick_gelu',) * 2, ('gelu',) * 2):
         raise UserError(
-            f'config.json sets hidden_act to {acts[0]!r} (image) and {acts[1]!r} (text): the towers '
-            "take 'gelu' or 'quick_gelu', the same for both"
+            f'config.json sets hidden_act to {acts[0]!r} (image) and {acts[1]!r} (text): '
+            "supported are 'gelu' and 'quick_gelu', the same for both towers"
         )
-    return {
-        'embed_dim': integer({'projection_dim': 512} | source, 'projection_dim'),
-        'image': {k: integer(vision, k) for k in ('image_size', 'patch_size')} | tower(vision),
-        'text': {
-            'context_length': integer(text, 'max_position_embeddings'),
-            'vocab_size': integer(text, 'vocab_size'),
-        }
-        | tower(text),
-        'remat': 'none',
-        'quick_gelu': acts[0] == 'quick_gelu',
-    }
 
 
-def tower(part: dict) -> dict:
-    """What both towers share, of one part of config.json."""
+def tower(part: dict[str, Any]) -> dict[str, Any]:
+    """The settings that both towers have, from one part of config.json."""
     width = integer(part, 'hidden_size')
     return {
         'width': width,
@@ -149,11 +171,32 @@ def tower(part: dict) -> dict:
     }
 
 
-def configs(described: dict) -> dict[str, dict]:
+def configs(architecture: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The JSON files that transformers reads beside the weights: file name -> content."""
-    image, text, embed_dim = described['image'], described['text'], described['embed_dim']
+    size = architecture['image']['image_size']
+    pixels = {
+        'image_processor_type': 'CLIPImageProcessor',
+        'do_convert_rgb': True,
+        'do_resize': True,
+        'size': {'shortest_edge': size},
+        'resample': 3,  # Pillow's bicubic
+        'do_center_crop': True,
+        'crop_size': {'height': size, 'width': size},
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(PIXEL_MEAN),
+        'image_std': list(PIXEL_STD),
+    }
+    return {'config.json': model_json(architecture), 'preprocessor_config.json': pixels}
 
-    def part(tower: dict, kind: str) -> dict:
+
+def model_json(architecture: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of architecture_of: the content of config.json."""
+    image, text = architecture['image'], architecture['text']
+    embed_dim = architecture['embed_dim']
+
+    def part(tower: dict[str, Any], kind: str) -> dict[str, Any]:
         return {
             'model_type': f'clip_{kind}_model',
             'hidden_size': tower['width'],
@@ -161,12 +204,12 @@ def configs(described: dict) -> dict[str, dict]:
             'num_hidden_layers': tower['layers'],
             'num_attention_heads': tower['heads'],
             'projection_dim': embed_dim,
-            'hidden_act': 'quick_gelu' if described['quick_gelu'] else 'gelu',
+            'hidden_act': 'quick_gelu' if architecture['quick_gelu'] else 'gelu',
             'layer_norm_eps': LAYER_NORM_EPSILON,
         }
 
-    end = text['vocab_size'] - 1  # CLIP's BPE ends with start of text, end of text
-    model = {
+    end = text['vocab_size'] - 1  # the last two ids of CLIP's BPE are start and end of text
+    return {
         'architectures': ['CLIPModel'],
         'model_type': 'clip',
         'projection_dim': embed_dim,
@@ -182,19 +225,3 @@ def configs(described: dict) -> dict[str, dict]:
             'pad_token_id': 0,
         },
     }
-    size = image['image_size']
-    pixels = {
-        'image_processor_type': 'CLIPImageProcessor',
-        'do_convert_rgb': True,
-        'do_resize': True,
-        'size': {'shortest_edge': size},
-        'resample': 3,  # Pillow's bicubic
-        'do_center_crop': True,
-        'crop_size': {'height': size, 'width': size},
-        'do_rescale': True,
-        'rescale_factor': 1 / 255,
-        'do_normalize': True,
-        'image_mean': list(PIXEL_MEAN),
-        'image_std': list(PIXEL_STD),
-    }
-    return {'config.json': model, 'preprocessor_config.json': pixels}

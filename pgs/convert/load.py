@@ -1,16 +1,18 @@
-"""load_model(path): any kind of weights, as a model, its parameters and what config.model says."""
+"""load_model(path): reads weights of any supported kind as a model, its parameters and its config."""
 
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from safetensors import safe_open
 
+from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
 from pgs.convert.parameters import layout_of
 from pgs.convert.positions import resize_image
@@ -18,24 +20,33 @@ from pgs.convert.tensors import SUFFIXES, check_tensors, read_tensors
 from pgs.errors import UserError
 from pgs.models.clip import CLIP, build_model
 
-CLIP_VOCABULARY = 49408
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
 OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 HF_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
-METADATA_KEY = 'open_clip_config'  # of our own safetensors: the card, so that a file alone will do
+METADATA_KEY = 'open_clip_config'  # our .safetensors hold the model JSON under this metadata key
 KINDS = ('open_clip', 'hf', 'orbax')
 ACCEPTED = (
     'a workdir of main.py, a folder of python -m pgs.convert, an OpenCLIP file '
     f'({", ".join(SUFFIXES)}), a folder with {OPEN_CLIP_CONFIG}, or a CLIPModel folder of Hugging Face'
 )
+Weights = tuple[dict[str, Any], dict[str, Any], str]  # (parameters, architecture, source)
+AnyPath = TypeVar('AnyPath', Path, epath.Path)
 
 
 class Checkpoint(NamedTuple):
-    """A model and its weights; see load_model."""
+    """A model and its weights.
+
+    Attributes:
+      model: the towers.
+      params: the float32 tree that model.apply takes.
+      config: the architecture, a mapping like config.model without its dtype: embed_dim, image,
+        text, remat, quick_gelu.
+      source: where the weights come from, for messages.
+    """
 
     model: CLIP
-    params: dict
-    config: dict
+    params: dict[str, Any]
+    config: dict[str, Any]
     source: str
 
 
@@ -51,17 +62,13 @@ def load_model(
     Args:
       path: a workdir of main.py (its newest checkpoint; gs:// too), a folder of
         `python -m pgs.convert`, an OpenCLIP file or folder, or a CLIPModel folder.
-      model_config: OpenCLIP's model JSON, for an OpenCLIP file that has none beside it.
-      image_size: pixels; position embeddings are resampled where it is not the model's own.
+      model_config: path of OpenCLIP's model JSON, for an OpenCLIP file without one beside it.
+      image_size: pixels; position embeddings are resampled if it is not the model's own.
       dtype: of the computation.
 
-    Returns:
-      Checkpoint: model; params, the float32 tree that model.apply takes; config, what
-      config.model holds (embed_dim, image, text, remat, quick_gelu); source, for people.
-
     Raises:
-      UserError: another kind of path, weights that are damaged or do not fit their config, a
-        setting that the towers here lack.
+      UserError: another kind of path, weights that are damaged or do not fit their config, or a
+        setting that this project's towers do not have.
     """
     loaded = read(path, model_config=model_config, image_size=image_size, dtype=dtype)
     return loaded._replace(params=jax.tree.map(jnp.asarray, loaded.params))
@@ -75,30 +82,37 @@ def read(
     image_size: int | None = None,
     dtype: Any = jnp.float32,
 ) -> Checkpoint:
-    """load_model with the parameters on the host, as numpy; `kind`, of KINDS, is not guessed."""
-    path = epath.Path(path).expanduser()
-    kind = kind or recognise(path)
-    if kind != 'orbax' and '://' in os.fspath(path):
+    """load_model with numpy parameters; `kind`, one of KINDS, is detected by default."""
+    location = epath.Path(path).expanduser()
+    kind = kind or detect_kind(location)
+    if kind != 'orbax' and '://' in os.fspath(location):
         raise UserError(
-            f'{path}: only workdirs and folders of --to=orbax are read from there; copy it'
+            f'{location}: only workdirs and folders of --to=orbax can be read from such an address; '
+            'copy it to a local disk'
         )
     if kind != 'open_clip' and model_config:
-        raise UserError(f'model_config goes with OpenCLIP weights: {path} says itself what it is')
+        raise UserError(
+            f'model_config applies only to OpenCLIP weights: {location} holds its own config'
+        )
     if kind == 'open_clip':
-        params, described, source = read_open_clip(Path(path), model_config)
+        params, architecture, source = read_open_clip(Path(location), model_config)
     elif kind == 'hf':
-        params, described, source = read_hugging_face(Path(path))
-    elif (path / 'checkpoints').is_dir():
-        params, described, source = orbax_folder.read_workdir(path)
+        params, architecture, source = read_hugging_face(Path(location))
+    elif (location / 'checkpoints').is_dir():
+        params, architecture, source = orbax_folder.read_workdir(location)
     else:
-        params, described, source = orbax_folder.read_folder(path)
+        params, architecture, source = orbax_folder.read_folder(location)
     if image_size is not None:
-        params, described = resize_image(params, described, image_size)
-    return Checkpoint(build_model(described, dtype=dtype), params, described, source)
+        params, architecture = resize_image(params, architecture, image_size)
+    return Checkpoint(build_model(architecture, dtype=dtype), params, architecture, source)
 
 
-def recognise(path: epath.Path) -> str:
-    """The kind of weights at a path, one of KINDS; UserError where it is none."""
+def detect_kind(path: epath.Path) -> str:
+    """The kind of weights at a path, one of KINDS.
+
+    Raises:
+      UserError: no such path, or no weights of a known kind.
+    """
     if not path.exists():
         raise UserError(f'{path} does not exist: give {ACCEPTED}')
     if path.is_file():
@@ -111,86 +125,91 @@ def recognise(path: epath.Path) -> str:
             return 'orbax'
         if first_of(path, HF_WEIGHTS):
             return 'hf'
-    raise UserError(f'{path} is none of what can be read: give {ACCEPTED}')
+    raise UserError(f'{path} is of no kind that can be read: give {ACCEPTED}')
 
 
-def first_of(folder, names: tuple[str, ...]):
-    """The first of the files that is there, or None."""
+def first_of(folder: AnyPath, names: tuple[str, ...]) -> AnyPath | None:
+    """The first of these files that exists in the folder, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def read_open_clip(path: Path, config_path: str | os.PathLike | None) -> tuple[dict, dict, str]:
-    """(params, config.model, source) of OpenCLIP's weights, a file or a folder."""
+def read_open_clip(path: Path, model_config: str | os.PathLike | None) -> Weights:
+    """OpenCLIP's weights, from a file or a folder."""
     weights_path = path
     if path.is_dir():
-        weights_path = first_of(path, OPEN_CLIP_WEIGHTS)
-        if weights_path is None:
+        in_folder = first_of(path, OPEN_CLIP_WEIGHTS)
+        if in_folder is None:
             raise UserError(f'{path} holds neither of {", ".join(OPEN_CLIP_WEIGHTS)}')
+        weights_path = in_folder
     weights = read_tensors(weights_path)
-    card = read_card(weights_path, config_path)
+    card = read_card(weights_path, model_config)
     if card is not None:
-        described = open_clip_config.model_config(card)
+        architecture = open_clip_config.architecture_of(card)
     else:
         shapes = {name: array.shape for name, array in weights.items()}
-        described = open_clip_config.by_shapes(shapes, str(weights_path))
+        architecture = open_clip_config.infer_architecture(shapes, str(weights_path))
         print(
-            f'Note: no model JSON beside {weights_path}: {described["image"]["heads"]} and '
-            f'{described["text"]["heads"]} heads and the exact GELU are assumed; '
-            'a model config says otherwise',
+            f'Note: no model JSON beside {weights_path}: {architecture["image"]["heads"]} and '
+            f'{architecture["text"]["heads"]} heads and the exact GELU are assumed; '
+            '--model_config=FILE.json overrides this',
             file=sys.stderr,
         )
-    params = open_clip.to_params(weights, described, str(weights_path))
-    return params, described, str(weights_path)
+    params = open_clip.to_params(weights, architecture, str(weights_path))
+    return params, architecture, str(weights_path)
 
 
-def read_card(weights_path: Path, config_path: str | os.PathLike | None) -> dict | None:
-    """OpenCLIP's model JSON: as given, beside the weights, or within them; None if nowhere."""
-    beside = (weights_path.with_name(OPEN_CLIP_CONFIG), weights_path.with_suffix('.json'))
-    paths = [Path(config_path).expanduser()] if config_path else [p for p in beside if p.is_file()]
-    if paths:
-        return open_clip_config.read_json(paths[0])
+def read_card(weights_path: Path, model_config: str | os.PathLike | None) -> dict[str, Any] | None:
+    """OpenCLIP's model JSON: the given file, the one beside the weights or the one inside them."""
+    if model_config:
+        return open_clip_config.read_json(Path(model_config).expanduser())
+    for beside in (weights_path.with_name(OPEN_CLIP_CONFIG), weights_path.with_suffix('.json')):
+        if beside.is_file():
+            return open_clip_config.read_json(beside)
     if weights_path.suffix == '.safetensors':
         with safe_open(weights_path, 'numpy') as file:
-            written = (file.metadata() or {}).get(METADATA_KEY)
+            text = (file.metadata() or {}).get(METADATA_KEY)
         try:
-            return json.loads(written) if written else None
+            return json.loads(text) if text else None
         except ValueError as error:
-            raise UserError(f'{weights_path}: its {METADATA_KEY} is no JSON: {error}') from error
+            raise UserError(f'{weights_path}: its {METADATA_KEY} is not JSON: {error}') from error
     return None
 
 
-def read_hugging_face(folder: Path) -> tuple[dict, dict, str]:
-    """(params, config.model, source) of a CLIPModel folder."""
+def read_hugging_face(folder: Path) -> Weights:
+    """Weights of a CLIPModel folder."""
     path = first_of(folder, HF_WEIGHTS)
     if path is None:
         raise UserError(f'{folder} holds neither of {", ".join(HF_WEIGHTS)}')
-    described = hugging_face.model_config(open_clip_config.read_json(folder / 'config.json'))
+    architecture = hugging_face.architecture_of(open_clip_config.read_json(folder / 'config.json'))
     pixels = folder / 'preprocessor_config.json'
     if pixels.is_file():
         content = open_clip_config.read_json(pixels)
         open_clip_config.check_pixels(content, pixels.name, 'image_mean', 'image_std')
-    weights = read_tensors(path)
-    weights = {n: w for n, w in weights.items() if n not in hugging_face.BUFFERS}
-    expected = layout_of(described, lambda p: hugging_face.from_open_clip(open_clip.from_params(p)))
-    check_tensors(weights, expected, str(path))
-    params = open_clip.to_params(
-        hugging_face.to_open_clip(weights, described), described, str(path)
+    weights: dict[str, np.ndarray] = {
+        name: array
+        for name, array in read_tensors(path).items()
+        if name not in hugging_face.BUFFERS
+    }
+    expected = layout_of(
+        architecture, lambda p: hugging_face.from_open_clip(open_clip.from_params(p))
     )
-    return params, described, str(path)
+    check_tensors(weights, expected, str(path))
+    weights = hugging_face.to_open_clip(weights, architecture)
+    return open_clip.to_params(weights, architecture, str(path)), architecture, str(path)
 
 
-def check_tokenizer(config: dict) -> None:
-    """Checks that a model's tokens are those of the tokenizer here, CLIP's BPE.
+def check_tokenizer(architecture: dict[str, Any]) -> None:
+    """Checks that this project's tokenizer, CLIP's BPE, has the model's vocabulary.
 
     Args:
-      config: config.model, as in Checkpoint.
+      architecture: a mapping like config.model; see Checkpoint.config.
 
     Raises:
       UserError: a vocabulary of another size.
     """
-    size = config['text']['vocab_size']
-    if size != CLIP_VOCABULARY:
+    size = architecture['text']['vocab_size']
+    if size != VOCAB_SIZE:
         raise UserError(
-            f"the model has a vocabulary of {size} tokens, not the {CLIP_VOCABULARY} of CLIP's BPE: "
+            f"the model has a vocabulary of {size} tokens, not the {VOCAB_SIZE} of CLIP's BPE: "
             'its captions cannot be tokenised here'
         )

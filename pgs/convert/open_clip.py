@@ -1,23 +1,24 @@
-"""OpenCLIP's weights, by name, as parameters of our model, and the other way round."""
+"""Converts OpenCLIP's tensors, by name, to parameters of our model and back."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import flax
-import jax.numpy as jnp
 import numpy as np
 
-from pgs.convert.open_clip_config import model_config, read_json
 from pgs.convert.parameters import flat_params, layout_of
-from pgs.convert.tensors import check_tensors, read_tensors
-from pgs.models.clip import CLIP, build_model
+from pgs.convert.tensors import check_tensors
+from pgs.models.clip import CLIP
 
 
 def same(w):
+    """No change."""
     return w
 
 
 def transposed(w):
+    """(out, in) <-> (in, out)."""
     return w.T
 
 
@@ -34,7 +35,7 @@ def dense_to_conv(w):
 
 INVERSE = {same: same, transposed: transposed, conv_to_dense: dense_to_conv}
 
-# OpenCLIP name -> (path of our parameter, transform). Block entries stand for one layer.
+# OpenCLIP name -> (path of our parameter, transform). A block entry applies to every layer.
 TOP_TABLE = {
     'logit_scale': ('logit_scale', same),
     'visual.class_embedding': ('image_tower/class_token', same),
@@ -68,13 +69,15 @@ BLOCK_TABLE = {
 TOWERS = {'visual.transformer.resblocks': 'image_tower', 'transformer.resblocks': 'text_tower'}
 
 
-def to_params(weights: dict[str, np.ndarray], described: dict, where: str = 'weights') -> dict:
-    """Renames and transposes OpenCLIP's tensors; layers are stacked.
+def to_params(
+    weights: dict[str, np.ndarray], architecture: dict[str, Any], where: str = 'weights'
+) -> dict[str, Any]:
+    """Renames and transposes OpenCLIP's tensors and stacks the layers.
 
     Args:
       weights: OpenCLIP name -> array.
-      described: config.model of the model that they are for.
-      where: names the weights in a message.
+      architecture: a mapping like config.model.
+      where: name of the weights in messages.
 
     Returns:
       The parameter tree of `CLIP`, float32 numpy.
@@ -82,10 +85,10 @@ def to_params(weights: dict[str, np.ndarray], described: dict, where: str = 'wei
     Raises:
       UserError: a tensor that is missing, surplus, of another shape or not finite, by name.
     """
-    check_tensors(weights, layout_of(described, from_params), where)
+    check_tensors(weights, layout_of(architecture, from_params), where)
     params = {path: fn(weights[name]) for name, (path, fn) in TOP_TABLE.items()}
     for prefix, tower in TOWERS.items():
-        layers = described[tower.removesuffix('_tower')]['layers']
+        layers = architecture[tower.removesuffix('_tower')]['layers']
         for name, (path, fn) in BLOCK_TABLE.items():
             stack = [fn(weights[f'{prefix}.{i}.{name}']) for i in range(layers)]
             params[f'{tower}/transformer/blocks/{path}'] = np.stack(stack)
@@ -93,7 +96,7 @@ def to_params(weights: dict[str, np.ndarray], described: dict, where: str = 'wei
     return flax.traverse_util.unflatten_dict(params, sep='/')
 
 
-def from_params(params: dict) -> dict:
+def from_params(params: dict[str, Any]) -> dict[str, Any]:
     """The inverse of to_params: parameter tree -> OpenCLIP name -> array."""
     flat = flat_params(params)
     weights = {name: INVERSE[fn](flat[path]) for name, (path, fn) in TOP_TABLE.items()}
@@ -105,20 +108,15 @@ def from_params(params: dict) -> dict:
     return weights
 
 
-def load_open_clip(weights_path: str | Path, config_path: str | Path) -> tuple[CLIP, dict]:
-    """Reads an OpenCLIP model by its two files; `pgs.convert.load_model` finds them itself.
-
-    Args:
-      weights_path: .safetensors file with OpenCLIP's names.
-      config_path: OpenCLIP's model JSON.
-
-    Returns:
-      (model, params): `model.apply({'params': params}, images, tokens)` gives image_features,
-      text_features and logit_scale, as OpenCLIP's forward pass does. images are float32 NHWC.
+def load_open_clip(
+    weights_path: str | Path, config_path: str | Path
+) -> tuple[CLIP, dict[str, Any]]:
+    """(model, parameters) of OpenCLIP weights and their model JSON; an alias, see load_model.
 
     Raises:
-      UserError: unreadable file, missing or surplus tensor, unequal shape, unsupported setting.
+      UserError: as load_model.
     """
-    described = model_config(read_json(Path(config_path)))
-    params = to_params(read_tensors(Path(weights_path)), described, str(weights_path))
-    return build_model(described, dtype=jnp.float32), params
+    from pgs.convert.load import read  # load.py imports this module
+
+    loaded = read(weights_path, kind='open_clip', model_config=config_path)
+    return loaded.model, loaded.params

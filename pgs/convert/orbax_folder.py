@@ -1,67 +1,81 @@
-"""Parameters of a training workdir, and a folder of parameters alone, both by Orbax."""
+"""Reads parameters from a training workdir; reads and writes folders of parameters. All by Orbax."""
 
 import json
 import os
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from pgs.convert.parameters import KEYS, check_params
+from pgs.convert.parameters import ARCHITECTURE_KEYS, check_params
 from pgs.errors import UserError
 from pgs.models.clip import build_model
 from pgs.utils.files import absolute, write_json
 
 
-def read_described(folder: epath.Path) -> dict:
-    """config.model in a folder's config.json.
+def read_architecture(folder: epath.Path) -> dict[str, Any]:
+    """The architecture in a folder's config.json.
 
     Raises:
-      UserError: a file that cannot be read, or another program's.
+      UserError: a file that cannot be read, or one that another program wrote.
     """
     path = folder / 'config.json'
     try:
-        model = json.loads(path.read_text())['model']
-        # Runs from before QuickGELU could be chosen have the exact one.
-        described = {'quick_gelu': False} | model
-        described = {key: described[key] for key in KEYS} | {'remat': 'none'}
+        # Runs from before the setting quick_gelu existed have the exact GELU.
+        settings = {'quick_gelu': False} | json.loads(path.read_text())['model']
+        return {key: settings[key] for key in ARCHITECTURE_KEYS} | {'remat': 'none'}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'cannot read a model in {path}: {error!r}') from error
-    return described
 
 
-def read_workdir(folder: epath.Path) -> tuple[dict, dict, str]:
-    """(params, config.model, source) of a run's newest checkpoint; the optimiser is not read.
+def checkpoint_steps(folder: epath.Path) -> list[int]:
+    """The steps of the complete checkpoints in a run's folder; none if it has no checkpoints."""
+    checkpoints = folder / 'checkpoints'
+    return ocp.path.step.checkpoint_steps(checkpoints) if checkpoints.is_dir() else []
 
-    Where several processes run, all must call it.
+
+def read_workdir(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(parameters, architecture, source) of a run's newest checkpoint, without the optimiser.
+
+    If several processes run, all must call it.
 
     Raises:
-      UserError: a workdir without a checkpoint, or one that does not fit its config.
+      UserError: a workdir without a checkpoint, or a checkpoint that does not fit its config.
     """
-    described = read_described(folder)
-    steps = ocp.utils.checkpoint_steps(folder / 'checkpoints')  # the finished ones
+    architecture = read_architecture(folder)
+    steps = checkpoint_steps(folder)
     if not steps:
         raise UserError(f'{folder} holds no checkpoint yet: train on, or give another folder')
     step = max(steps)
     source = f'{folder}, step {step}'
     params = restore(folder / 'checkpoints' / str(step) / 'default', 'params', source)
-    check_params(params, described, source)
-    return params, described, source
+    check_params(params, architecture, source)
+    return params, architecture, source
 
 
-def read_folder(folder: epath.Path) -> tuple[dict, dict, str]:
-    """(params, config.model, source) of what write_folder wrote."""
-    described = read_described(folder)
+def read_folder(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(parameters, architecture, source) of a folder that write_folder wrote."""
+    architecture = read_architecture(folder)
     source = os.fspath(folder)
     params = restore(folder / 'params', None, source)
-    check_params(params, described, source)
-    return params, described, source
+    check_params(params, architecture, source)
+    return params, architecture, source
 
 
-def restore(path: epath.Path, part: str | None, source: str) -> dict:
-    """Numpy arrays of a checkpoint, or of one part of its top level; the rest is not read."""
-    path = absolute(path)  # Orbax asks for it
+def restore(path: epath.Path, part: str | None, source: str) -> dict[str, Any]:
+    """Float32 numpy arrays of a checkpoint.
+
+    Args:
+      path: folder of the checkpoint.
+      part: the only top-level entry to read; None reads all.
+      source: name of the checkpoint in messages.
+
+    Raises:
+      UserError: a checkpoint that cannot be read.
+    """
+    path = absolute(path)  # Orbax requires an absolute path
     handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(path).tree
@@ -77,10 +91,16 @@ def restore(path: epath.Path, part: str | None, source: str) -> dict:
     return restored if part is None else restored[part]
 
 
-def write_folder(folder: epath.Path, params: dict, described: dict) -> None:
-    """Writes config.json and params/ into an existing folder."""
-    build_model(described, dtype=np.float32)
+def write_folder(
+    folder: str | os.PathLike, params: dict[str, Any], architecture: dict[str, Any]
+) -> None:
+    """Writes config.json and params/ into an existing folder.
+
+    Raises:
+      UserError: an invalid architecture.
+    """
+    build_model(architecture, dtype=np.float32)
     ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).save(
         absolute(folder) / 'params', args=ocp.args.PyTreeSave(params)
     )
-    write_json(absolute(folder) / 'config.json', {'model': described})
+    write_json(absolute(folder) / 'config.json', {'model': architecture})

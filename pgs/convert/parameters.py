@@ -1,6 +1,10 @@
-"""What a described model's parameters look like, without any array being made."""
+"""Names, shapes and counts of a model's parameters, computed without creating arrays.
+
+An architecture is a mapping like config.model, with the keys ARCHITECTURE_KEYS.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
@@ -9,58 +13,57 @@ import jax.numpy as jnp
 from pgs.convert.tensors import check_tensors
 from pgs.models.clip import build_model
 
-KEYS = ('embed_dim', 'image', 'text', 'remat', 'quick_gelu')  # of config.model, but for its dtype
+ARCHITECTURE_KEYS = ('embed_dim', 'image', 'text', 'remat', 'quick_gelu')  # all but the dtype
 
 
-def abstract_params(described: dict) -> dict:
+def abstract_params(architecture: dict[str, Any]) -> dict[str, Any]:
     """The parameter tree of `CLIP` as shapes.
 
-    Args:
-      described: mapping as config.model.
-
     Raises:
-      UserError: a model that cannot be.
+      UserError: an invalid architecture.
     """
-    model = build_model(described, dtype=jnp.float32)
-    size, length = described['image']['image_size'], described['text']['context_length']
+    model = build_model(architecture, dtype=jnp.float32)
+    size = architecture['image']['image_size']
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    tokens = jax.ShapeDtypeStruct((1, architecture['text']['context_length']), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), images, tokens)['params']
 
 
-def layout_of(described: dict, rename: Callable[[dict], dict]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names and shapes of a described model's tensors in another layout.
+def layout_of(
+    architecture: dict[str, Any], rename: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names and shapes of a model's tensors in another layout.
 
     Args:
-      described: mapping as config.model.
+      architecture: of the model.
       rename: parameter tree -> tensors by name.
     """
-    return jax.eval_shape(rename, abstract_params(described))
+    return jax.eval_shape(rename, abstract_params(architecture))
 
 
-def flat_params(params: dict) -> dict:
+def flat_params(params: dict[str, Any]) -> dict[str, Any]:
     """The tree by path: 'image_tower/projection' -> array."""
     return flax.traverse_util.flatten_dict(params, sep='/')
 
 
-def check_params(params: dict, described: dict, where: str) -> None:
-    """Raises UserError where a tree is not that of the described model, see check_tensors."""
-    check_tensors(flat_params(params), layout_of(described, flat_params), where)
+def check_params(params: dict[str, Any], architecture: dict[str, Any], where: str) -> None:
+    """Raises UserError if a tree does not fit the architecture; see check_tensors."""
+    check_tensors(flat_params(params), layout_of(architecture, flat_params), where)
 
 
-def count(params: dict) -> int:
+def count(params: dict[str, Any]) -> int:
     """Number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def summary(described: dict, params: dict) -> str:
+def summary(architecture: dict[str, Any], params: dict[str, Any]) -> str:
     """One phrase: parameters in millions and the architecture."""
-    image, text = described['image'], described['text']
+    image, text = architecture['image'], architecture['text']
     towers = (
         f'image {image["image_size"]} px / {image["patch_size"]}, width {image["width"]}, '
         f'{image["layers"]} layers, {image["heads"]} heads; text {text["context_length"]} of '
         f'{text["vocab_size"]} tokens, width {text["width"]}, {text["layers"]} layers, '
-        f'{text["heads"]} heads; embedding {described["embed_dim"]}'
+        f'{text["heads"]} heads; embedding {architecture["embed_dim"]}'
     )
-    activation = 'QuickGELU' if described['quick_gelu'] else 'exact GELU'
+    activation = 'QuickGELU' if architecture['quick_gelu'] else 'exact GELU'
     return f'{count(params) / 1e6:.1f} M parameters ({towers}; {activation})'

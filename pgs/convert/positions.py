@@ -1,4 +1,9 @@
-"""Position embeddings of an image tower for another image size."""
+"""Resamples the position embeddings of an image tower for another image size.
+
+Shapes: T tokens of an image (the class token, then its patches row by row), D width.
+"""
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,54 +13,58 @@ from pgs.errors import UserError
 
 
 def resize_positions(positions_TxD: np.ndarray, grid: int) -> np.ndarray:
-    """Resamples the grid of patch positions; the class token's stays.
+    """Resamples the patch positions and keeps the class token's.
+
+    As OpenCLIP's resize_pos_embed: bicubic (Keys' kernel with a = -0.5), antialiased, with pixel
+    centres at halves.
 
     Args:
       positions_TxD: float32 (1 + n * n, D), the class token's first.
-      grid: patches along a side from now on.
+      grid: new number of patches along a side.
 
     Returns:
-      float32 (1 + grid * grid, D); the very array where the grid stays as it is.
+      float32 (1 + grid * grid, D); positions_TxD itself if the grid does not change.
 
     Raises:
-      UserError: positions that are no square grid.
+      UserError: positions that do not form a square grid.
     """
     count = positions_TxD.shape[0] - 1
     old = round(count**0.5)
     if old * old != count:
-        raise UserError(f'{count} patch positions are no square grid, and cannot be resampled')
+        raise UserError(f'{count} patch positions are not a square grid and cannot be resampled')
     if old == grid:
         return positions_TxD
     square = rearrange(positions_TxD[1:], '(h w) d -> h w d', h=old)
-    # Keys' kernel with a = -0.5 and pixel centres at halves, as PyTorch's antialiased bicubic.
-    square = jax.image.resize(
+    resized = jax.image.resize(
         square, (grid, grid, square.shape[-1]), 'bicubic', precision=jax.lax.Precision.HIGHEST
     )
-    return np.concatenate([positions_TxD[:1], rearrange(np.asarray(square), 'h w d -> (h w) d')])
+    return np.concatenate([positions_TxD[:1], rearrange(np.asarray(resized), 'h w d -> (h w) d')])
 
 
-def resize_image(params: dict, described: dict, image_size: int) -> tuple[dict, dict]:
-    """Parameters and config.model for another image size.
+def resize_image(
+    params: dict[str, Any], architecture: dict[str, Any], image_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and architecture for another image size.
 
     Args:
       params: tree of CLIP, numpy.
-      described: its config.model.
+      architecture: a mapping like config.model.
       image_size: pixels; a multiple of the patch size.
 
     Returns:
-      (params, described), new dicts; all arrays but the positions are the same ones.
+      (params, architecture), new dicts; the arrays are shared, except the positions.
 
     Raises:
-      UserError: an image size that the patch size does not divide.
+      UserError: an image size that is not a multiple of the patch size.
     """
-    patch = described['image']['patch_size']
+    patch = architecture['image']['patch_size']
     if image_size < patch or image_size % patch:
         lower = max(image_size // patch, 1) * patch
         raise UserError(
-            f'image_size={image_size} is no multiple of patch size {patch}: '
+            f'image_size={image_size} is not a multiple of patch size {patch}: '
             f'take {lower} or {lower + patch}'
         )
     params = jax.tree.map(lambda x: x, params)  # copies the dicts, not the arrays
     tower = params['image_tower']
     tower['positions'] = resize_positions(tower['positions'], image_size // patch)
-    return params, described | {'image': described['image'] | {'image_size': image_size}}
+    return params, architecture | {'image': architecture['image'] | {'image_size': image_size}}

@@ -1,4 +1,4 @@
-"""Tensor files by name: safetensors and PyTorch's own, read as data alone, checked by name."""
+"""Reads tensors by name from safetensors and PyTorch files without running code, and checks them."""
 
 import zipfile
 from pathlib import Path
@@ -19,13 +19,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
     Args:
       path: .safetensors, or .bin, .pt, .pth of torch.save: a state dict, or a training
-        checkpoint with one under 'state_dict'; a `module.` before all names is taken off.
+        checkpoint with one under 'state_dict'; a prefix `module.` of all names is removed.
 
     Returns:
-      Name -> float32 array.
+      Name -> float32 array; integer and boolean buffers keep their type.
 
     Raises:
-      UserError: a file that is absent, unreadable or holds code; torch missing.
+      UserError: a file that is absent, cannot be read or holds code; torch not installed.
     """
     if not path.is_file():
         raise UserError(f'{path} does not exist: give a file of weights')
@@ -38,18 +38,18 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f'cannot read {path} as safetensors: {error}') from error
     if arrays and all(name.startswith('module.') for name in arrays):
         arrays = {name.removeprefix('module.'): array for name, array in arrays.items()}
-    # Integer buffers, as position_ids, keep their type: nothing is computed from them.
+    # Buffers such as position_ids are not parameters, so their type does not matter.
     return {n: a if a.dtype.kind in 'iub' else a.astype(np.float32) for n, a in arrays.items()}
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a file of torch.save, which must hold tensors and plain values alone."""
+    """The state dict in a file of torch.save, which may hold only tensors and plain values."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith('/constants.pkl') for name in archive.namelist()):
                 raise UserError(
                     f"{path} is a TorchScript archive, which is a program (OpenAI's files are): "
-                    'give a state dict, as of torch.save(model.state_dict(), ...)'
+                    'give a state dict, as torch.save(model.state_dict(), ...) writes it'
                 )
     try:
         import torch
@@ -60,10 +60,10 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile pickle raises
+    except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if 'eights only load failed' in reason or 'weights_only' in reason:
-            reason = 'it holds pickled code, or is damaged; give a file of its state_dict alone'
+            reason = 'it holds pickled code, or is damaged; give a file with only its state_dict'
         raise UserError(f'cannot read {path}: {reason}') from error
     if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
         content = content['state_dict']
@@ -75,9 +75,9 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
                 f'{path}: {name!r} is a {type(value).__name__}, not a tensor: give a state dict, '
                 "or a checkpoint that has one under 'state_dict'"
             )
-    whole = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    floating = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
     return {
-        name: (value.detach().float() if value.dtype in whole else value.detach()).numpy()
+        name: (value.detach().float() if value.dtype in floating else value.detach()).numpy()
         for name, value in content.items()
     }
 
@@ -88,9 +88,9 @@ def check_tensors(
     """Checks weights against the names and shapes of a model.
 
     Args:
-      arrays: name -> array, as read.
-      expected: name -> what the model's own has as shape.
-      where: names the weights in the message.
+      arrays: name -> array, from read_tensors.
+      expected: name -> shape in the model.
+      where: name of the weights in messages.
 
     Raises:
       UserError: a missing or surplus tensor, one of another shape, or one that is not finite.
@@ -100,13 +100,13 @@ def check_tensors(
         raise UserError(f'{where} lacks {missing[0]!r} ({len(missing)} missing): {hint}')
     if surplus := sorted(arrays.keys() - expected.keys()):
         raise UserError(
-            f'{where} holds {surplus[0]!r}, which this model has no place for '
+            f'{where} holds {surplus[0]!r}, which this model does not have '
             f'({len(surplus)} surplus): {hint}'
         )
-    for name, wanted in expected.items():
-        if arrays[name].shape != wanted.shape:
+    for name, tensor in expected.items():
+        if arrays[name].shape != tensor.shape:
             raise UserError(
-                f'{where}: {name} has shape {arrays[name].shape}, {wanted.shape} by the config'
+                f'{where}: {name} has shape {arrays[name].shape}, {tensor.shape} by the config'
             )
         if not np.isfinite(arrays[name]).all():
             raise UserError(f'{where}: {name} is not finite: the weights are damaged or diverged')

@@ -20,7 +20,7 @@ from pgs.convert import export as exports
 from pgs.convert.export import export
 from pgs.convert.load import read
 from pgs.convert.open_clip import from_params, load_open_clip
-from pgs.convert.open_clip_config import by_shapes, model_card
+from pgs.convert.open_clip_config import infer_architecture, model_card
 from pgs.convert.parameters import layout_of
 from pgs.convert.positions import resize_positions
 from pgs.errors import UserError
@@ -82,7 +82,7 @@ def test_a_workdir_gives_its_newest_parameters(small, tmp_path, monkeypatch):
     with checkpoint.open_manager(tmp_path / 'checkpoints', keep=2) as manager:
         checkpoint.save(manager, 3, state.replace(params=jax.tree.map(jnp.zeros_like, params)))
         checkpoint.save(manager, 12, state)
-    with pytest.raises(UserError, match='none of what can be read'):
+    with pytest.raises(UserError, match='of no kind that can be read'):
         load_model(tmp_path)
     model = {k: v for k, v in CONFIG.items() if k != 'quick_gelu'}  # as before it could be chosen
     write_json(checkpoint.absolute(tmp_path) / 'config.json', {'seed': 0, 'model': model})
@@ -125,20 +125,20 @@ def test_a_bare_file_of_ours_says_itself_what_it_is(small, folders, tmp_path):
 
 
 def test_a_bare_file_of_others_is_described_by_its_shapes(tmp_path, capsys):
-    described = CONFIG | {'image': CONFIG['image'] | {'heads': 1}}
-    described['text'] = CONFIG['text'] | {'width': 64, 'heads': 1}
-    shapes = layout_of(described, from_params)
+    architecture = CONFIG | {'image': CONFIG['image'] | {'heads': 1}}
+    architecture['text'] = CONFIG['text'] | {'width': 64, 'heads': 1}
+    shapes = layout_of(architecture, from_params)
     save_file(
         {n: np.zeros(s.shape, np.float16) for n, s in shapes.items()}, tmp_path / 'x.safetensors'
     )
     loaded = load_model(tmp_path / 'x.safetensors')
-    assert loaded.config == described
+    assert loaded.config == architecture
     assert {p.dtype.name for p in jax.tree.leaves(loaded.params)} == {'float32'}
     assert '1 and 1 heads and the exact GELU are assumed' in capsys.readouterr().err
-    card = model_card(described)['model_cfg'] | {'quick_gelu': True}
+    card = model_card(architecture)['model_cfg'] | {'quick_gelu': True}
     (tmp_path / 'other.json').write_text(json.dumps(card))
     given = load_model(tmp_path / 'x.safetensors', model_config=tmp_path / 'other.json')
-    assert given.config == described | {'quick_gelu': True}
+    assert given.config == architecture | {'quick_gelu': True}
 
 
 PUBLISHED = {
@@ -152,11 +152,11 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_architectures_are_told_by_their_shapes(name):
+def test_published_architectures_are_inferred_from_their_shapes(name):
     embed, size, patch, width, layers, heads, ratio, text_width, text_heads, text_layers = (
         PUBLISHED[name]
     )
-    described = {
+    architecture = {
         'embed_dim': embed,
         'image': {'image_size': size, 'patch_size': patch, 'width': width, 'layers': layers,
                   'heads': heads, 'mlp_ratio': ratio},
@@ -164,19 +164,19 @@ def test_published_architectures_are_told_by_their_shapes(name):
                  'layers': text_layers, 'heads': text_heads, 'mlp_ratio': 4.0},
         'remat': 'none', 'quick_gelu': False,
     }  # fmt: skip
-    shapes = {n: s.shape for n, s in layout_of(described, from_params).items()}
-    told = by_shapes(shapes, name)
-    told_ratio = told['image'].pop('mlp_ratio')
-    assert int(width * told_ratio) == int(width * described['image'].pop('mlp_ratio'))
-    assert told == described
+    shapes = {n: s.shape for n, s in layout_of(architecture, from_params).items()}
+    inferred = infer_architecture(shapes, name)
+    inferred_ratio = inferred['image'].pop('mlp_ratio')
+    assert int(width * inferred_ratio) == int(width * architecture['image'].pop('mlp_ratio'))
+    assert inferred == architecture
 
 
 def test_shapes_of_other_models_are_refused():
     with pytest.raises(UserError, match=r"lacks 'visual\.positional_embedding'"):
-        by_shapes({'visual.conv1.weight': (32, 3, 3, 3)}, 'a ResNet')
+        infer_architecture({'visual.conv1.weight': (32, 3, 3, 3)}, 'a ResNet')
     shapes = {n: s.shape for n, s in layout_of(CONFIG, from_params).items()}
     with pytest.raises(UserError, match='--model_config'):
-        by_shapes(shapes, 'narrow')
+        infer_architecture(shapes, 'narrow')
 
 
 def drop(name):
@@ -228,7 +228,7 @@ def test_an_unsupported_setting_of_open_clip_is_named(part, key, value, words):
     card = model_card(CONFIG)
     (card if part == 'preprocess_cfg' else card['model_cfg'])[part][key] = value
     with pytest.raises(UserError, match=words):
-        open_clip_config.model_config(card)
+        open_clip_config.architecture_of(card)
 
 
 def test_settings_of_open_clip_that_are_off_do_not_matter():
@@ -240,10 +240,10 @@ def test_settings_of_open_clip_that_are_off_do_not_matter():
     }
     card['model_cfg']['text_cfg'] |= {'hf_tokenizer_name': '', 'no_causal_mask': False, 'eos_id': 2}
     card['model_cfg']['vision_cfg']['image_size'] = [32, 32]
-    assert open_clip_config.model_config(card) == CONFIG
+    assert open_clip_config.architecture_of(card) == CONFIG
     del card['model_cfg']['embed_dim']
     with pytest.raises(UserError, match="lacks 'embed_dim'"):
-        open_clip_config.model_config(card)
+        open_clip_config.architecture_of(card)
 
 
 @pytest.mark.parametrize(
@@ -261,17 +261,17 @@ def test_an_unsupported_setting_of_hugging_face_is_named(part, key, value, words
     config = json.loads(json.dumps(hugging_face.configs(CONFIG)['config.json']))
     (config[part] if part else config)[key] = value
     with pytest.raises(UserError, match=words):
-        hugging_face.model_config(config)
+        hugging_face.architecture_of(config)
 
 
 def test_a_terse_config_of_hugging_face_has_its_defaults():
     """transformers leaves out what is its default, and older files repeat a part."""
     terse = {'model_type': 'clip', 'vision_config': {}, 'text_config': {'eos_token_id': 2}}
     terse['vision_config_dict'] = {'patch_size': 16}
-    described = hugging_face.model_config(terse)
-    assert described['quick_gelu'] is True
-    assert described['image']['patch_size'] == 16
-    assert (described['embed_dim'], described['text']['heads']) == (512, 8)
+    architecture = hugging_face.architecture_of(terse)
+    assert architecture['quick_gelu'] is True
+    assert architecture['image']['patch_size'] == 16
+    assert (architecture['embed_dim'], architecture['text']['heads']) == (512, 8)
 
 
 def test_pixels_of_another_kind_are_refused(folders, tmp_path):

@@ -139,23 +139,23 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, capsys):
 def plain_vit(card):
     """Whether the towers here have all that a card asks for, but for its tokens."""
     try:
-        configs.model_config(card)
+        configs.architecture_of(card)
     except UserError:
         return False
     return True
 
 
-def test_heads_of_open_clips_own_cards_are_told_by_shapes():
+def test_heads_of_open_clips_own_cards_are_inferred_from_shapes():
     cards = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
     plain = {name: card for name, card in cards.items() if plain_vit(card)}
     assert {'ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-H-14', 'ViT-bigG-14'} <= plain.keys()
     told_apart = []
     for name, card in plain.items():
-        described = configs.model_config(card)
-        shapes = {n: s.shape for n, s in layout_of(described, from_params).items()}
-        told = configs.by_shapes(shapes, name)
-        heads = [(d['image']['heads'], d['text']['heads']) for d in (described, told)]
+        architecture = configs.architecture_of(card)
+        shapes = {n: s.shape for n, s in layout_of(architecture, from_params).items()}
+        inferred = configs.infer_architecture(shapes, name)
+        heads = [(d['image']['heads'], d['text']['heads']) for d in (architecture, inferred)]
         if heads[0] != heads[1]:
             told_apart.append(name)
-        assert told['image']['image_size'] == described['image']['image_size'], name
+        assert inferred['image']['image_size'] == architecture['image']['image_size'], name
     assert told_apart == []

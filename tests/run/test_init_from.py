@@ -11,14 +11,14 @@ from small_clip import same_trees
 from configs import base, vitb16_pgs_tune
 from input_pipeline import sources
 from pgs import sharding
-from pgs.build import build
+from pgs.build import build, check_config
 from pgs.convert import load_model
 from pgs.convert.load import read
 from pgs.convert.positions import resize_positions
 from pgs.errors import UserError
-from pgs.run import checkpoint, init_from, scores, workdir
+from pgs.run import checkpoint, init_from, summary, workdir
 from pgs.step import TrainState, init_state
-from pgs.train import check_config, train
+from pgs.train import train
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +47,7 @@ def tuning(source, **changes):
 
 def test_tuning_starts_from_the_source(source, tmp_path, capsys, monkeypatch):
     # Figures and scores come after what is looked at here, and take longer.
-    monkeypatch.setattr(scores, 'finish', lambda *_: {})
+    monkeypatch.setattr(summary, 'finish', lambda *_: {})
     monkeypatch.setattr(sources, 'open_held_out', lambda _: None)
     copy = shutil.copytree(source, tmp_path / 'copy')
     config = tuning(copy)
@@ -106,7 +106,7 @@ def test_the_tuning_config():
         config = vitb16_pgs_tune.get_config(*variant)
         assert config.model.image.image_size == size
         assert config.masking.strategy == 'none'
-        check_config(config)
+        check_config(config, devices=jax.device_count(), platform='cpu')
     config.model.image.image_size = 224  # the only difference to the run that it goes on from
     assert config.model.to_dict() == base.get_config().model.to_dict()
     for bad in ('200', 'large', '0'):
