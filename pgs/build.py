@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import sampler, sources
 from pgs.errors import UserError
+from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import check_output, configured, selection_shape
 from pgs.models import CLIP, build_model
 from pgs.optimizer import build_optimizer, build_schedule
@@ -29,7 +30,7 @@ class Job(NamedTuple):
 
     model: CLIP
     optimizer: optax.GradientTransformation
-    strategy: functools.partial  # of pgs.masking.configured
+    strategy: functools.partial[PatchSelection]  # of pgs.masking.configured
     train_step: TrainStep
 
 
@@ -111,7 +112,9 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
     check_microbatches(config, job.strategy, devices)
 
 
-def check_microbatches(config: ConfigDict, strategy: functools.partial, devices: int) -> None:
+def check_microbatches(
+    config: ConfigDict, strategy: functools.partial[PatchSelection], devices: int
+) -> None:
     """Checks that microbatches give what the whole batch would.
 
     Args:

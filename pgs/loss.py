@@ -1,4 +1,7 @@
-"""The contrastive loss, in memory that does not grow with the square of the batch."""
+"""The contrastive loss, in memory that does not grow with the square of the batch.
+
+Shapes: B pairs of the global batch, E embedding width, C columns of a chunk.
+"""
 
 import functools
 
@@ -7,8 +10,8 @@ import jax.numpy as jnp
 
 from pgs.sharding import replicate, shard_batch
 
-# Columns of the logits that exist at one time. At 64 devices and a batch of 32768, a device then
-# holds 512 x 4096 of them (8 MB) and not 512 x 32768, let alone all.
+# Columns of the logits that are in memory at a time. With 64 devices and a batch of 32768, a device
+# holds 512 x 4096 of them (8 MB) instead of 512 x 32768.
 CHUNK = 4096
 
 
@@ -21,18 +24,18 @@ def info_nce(
 ) -> jax.Array:
     """Mean of image-to-text and text-to-image cross entropy over the global batch (CLIP, eq. 1-2).
 
-    Each device works on the rows of its own pairs against all others, chunk by chunk, with a
-    running log-sum-exp. The backward pass computes the logits again from the features and the
-    two vectors of log-sums, so that nothing of size B x B is kept. What devices exchange is the
-    features and these vectors, gathered; each then has the gradient of its own features whole.
+    Each device compares its own pairs with all others, chunk by chunk, with a running log-sum-exp.
+    The backward pass recomputes the logits from the features and the two vectors of log-sums, so
+    that nothing of size B x B is stored. Devices exchange only the features and these vectors
+    (all-gather); each then computes the complete gradient of its own features.
 
     Args:
       image_features_BxE, text_features_BxE: float32, unit norm; row i of both is one pair.
       logit_scale: scalar factor on the cosines.
-      chunk: columns of the logits at one time.
+      chunk: columns of the logits that are in memory at a time.
 
     Returns:
-      float32 scalar; log(B) for features that tell nothing.
+      float32 scalar; log(B) for features without information.
     """
     return _info_nce(image_features_BxE, text_features_BxE, jnp.asarray(logit_scale), chunk)
 
@@ -56,14 +59,14 @@ def _backward(chunk, residuals, gradient):
     image_BxE, text_BxE, all_image, all_text, scale, image_lse_B, text_lse_B = residuals
     half = 0.5 * gradient / image_BxE.shape[0]
 
-    def pull(rows_BxE, own_BxE, row_lse_B, columns, column_lse):
+    def feature_gradient(rows_BxE, own_BxE, row_lse_B, columns, column_lse):
         """Gradient of one side's features, from both directions' softmax."""
         mixed_BxE = attend(rows_BxE, columns, scale, row_lse_B, replicate(column_lse), chunk)
         return half * scale * (mixed_BxE - 2.0 * own_BxE)
 
-    image_gradient = pull(image_BxE, text_BxE, image_lse_B, all_text, text_lse_B)
-    text_gradient = pull(text_BxE, image_BxE, text_lse_B, all_image, image_lse_B)
-    # The loss depends on scale * image alone, so its derivatives by the two are one product apart.
+    image_gradient = feature_gradient(image_BxE, text_BxE, image_lse_B, all_text, text_lse_B)
+    text_gradient = feature_gradient(text_BxE, image_BxE, text_lse_B, all_image, image_lse_B)
+    # The loss depends on the product scale * image only, which relates the derivatives by the two.
     scale_gradient = jnp.sum(image_gradient * image_BxE) / scale
     return image_gradient, text_gradient, scale_gradient
 
@@ -72,7 +75,7 @@ _info_nce.defvjp(_forward, _backward)
 
 
 def chunks(columns_BxE: jax.Array, values_B: jax.Array, chunk: int):
-    """(n, chunk, E) and (n, chunk): columns in chunks, the last one padded with `inf` values."""
+    """Columns in chunks: (n, chunk, E) and (n, chunk); the last one is padded with `inf` values."""
     size = columns_BxE.shape[0]
     chunk = min(chunk, size)
     short = -size % chunk
@@ -82,6 +85,7 @@ def chunks(columns_BxE: jax.Array, values_B: jax.Array, chunk: int):
 
 
 def similarities(rows_BxE: jax.Array, columns_CxE: jax.Array) -> jax.Array:
+    """Inner products of all rows with all columns, float32 (B, C), at full precision."""
     return jnp.einsum('be,ce->bc', rows_BxE, columns_CxE, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -1,17 +1,17 @@
-"""AdamW with the recipe's warm-up and cosine."""
+"""AdamW with linear warm-up and cosine decay, as in the paper's recipe."""
 
 import flax
 import optax
 
 from pgs.errors import UserError
 
-# OpenCLIP's rule: gains, biases, the class token and the logit scale are not decayed. Layers are
-# stacked here, so a name tells what the number of dimensions does not.
+# OpenCLIP's rule: gains, biases, the class token and the logit scale are not decayed. It selects them
+# by their number of dimensions; layers are stacked here, so that names are needed.
 NOT_DECAYED = {'scale', 'bias', 'class_token', 'logit_scale'}
 
 
 def decay_mask(params) -> dict:
-    """True for the matrices, the tree of params."""
+    """A tree like params: True for matrices, which are decayed."""
     flat = flax.traverse_util.flatten_dict(params)
     return flax.traverse_util.unflatten_dict({p: p[-1] not in NOT_DECAYED for p in flat})
 
@@ -19,12 +19,12 @@ def decay_mask(params) -> dict:
 def build_schedule(optimizer, total_steps: int) -> optax.Schedule:
     """Linear warm-up, then cosine to 0 at total_steps.
 
-    Where the run is shorter than its warm-up, it ends within the warm-up: the rate at each step
-    is that of the recipe.
+    A run that is shorter than its warm-up ends within the warm-up: the rate at each step is that
+    of the recipe.
 
     Args:
       optimizer: config.optimizer, with peak_learning_rate and warmup_steps.
-      total_steps: of the run.
+      total_steps: number of steps of the run.
     """
     peak, warmup = optimizer.peak_learning_rate, optimizer.warmup_steps
     return optax.warmup_cosine_decay_schedule(

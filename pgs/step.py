@@ -29,7 +29,9 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
 
 
-def make_init(model: CLIP, optimizer: optax.GradientTransformation, seed: int):
+def make_init(
+    model: CLIP, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[], TrainState]:
     """A function () -> fresh state, to be jitted, or traced for its shapes."""
 
     def create() -> TrainState:
@@ -42,7 +44,9 @@ def make_init(model: CLIP, optimizer: optax.GradientTransformation, seed: int):
     return create
 
 
-def init_state(model: CLIP, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh):
+def init_state(
+    model: CLIP, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
     """A fresh state, created in place: no device ever materialises the whole sharded state."""
     create = make_init(model, optimizer, seed)
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
@@ -87,12 +91,13 @@ def make_train_step(
                 return strategy(rows['keys'], images, patch_embeddings, progress)
 
             images = normalize_images(rows['images'])
-            out = model.apply({'params': params}, images, rows['tokens'], select)
+            out: Any = model.apply({'params': params}, images, rows['tokens'], select)
             features = out['image_features'], out['text_features']
             return features, mask_ratio(out['selection'], num_patches)
 
         def loss(params, features):
-            return info_nce(*features, jnp.exp(params['logit_scale']))
+            image_features, text_features = features
+            return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -110,27 +115,29 @@ def make_train_step(
     return train_step
 
 
-def lower_train_step(train_step: Callable, mesh: Mesh, state: TrainState, batch):
+def lower_train_step(
+    train_step: TrainStep, mesh: Mesh, state: TrainState, batch: dict[str, Any]
+) -> jax.stages.Lowered:
     """Lowers a train step for a mesh; the old state is donated to the new one.
 
     Args:
       train_step: of make_train_step.
       mesh: of real devices, or of those of a described topology.
-      state, batch: arrays, or their shapes alone.
+      state, batch: arrays, or only their shapes.
 
     Returns:
-      jax.stages.Lowered, whose compile() gives (state, batch) -> (state, metrics).
+      What compile() turns into a function (state, batch) -> (state, metrics).
     """
     with jax.set_mesh(mesh):
         return jit_train_step(train_step, mesh, state).lower(state, batch)
 
 
-def jit_train_step(train_step: Callable, mesh: Mesh, state: TrainState) -> Callable:
+def jit_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState) -> jax.stages.Wrapped:
     """Jits a train step over a mesh, to be called under jax.set_mesh(mesh)."""
-    laid_out = state_sharding(mesh, state)
+    state_layout = state_sharding(mesh, state)
     return jax.jit(
         train_step,
-        in_shardings=(laid_out, batch_sharding(mesh)),
-        out_shardings=(laid_out, replicated(mesh)),
+        in_shardings=(state_layout, batch_sharding(mesh)),
+        out_shardings=(state_layout, replicated(mesh)),
         donate_argnums=0,
     )

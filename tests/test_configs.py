@@ -4,8 +4,9 @@ import importlib
 
 import pytest
 
+from pgs.build import check_config
 from pgs.errors import UserError
-from pgs.train import check_config, train
+from pgs.train import train
 
 VITB16 = [
     ('vitb16_pgs', ()), ('vitb16_pgs', ('0.5',)), ('vitb16_clip', ()), ('vitb16_flip', ()),
@@ -36,7 +37,7 @@ def test_recipe(name, args):
         'peak_learning_rate': 1e-3, 'warmup_steps': 10_000, 'beta1': 0.9, 'beta2': 0.98,
         'epsilon': 1e-6, 'weight_decay': 0.2, 'mu_dtype': 'float32',
     }  # fmt: skip
-    check_config(config)
+    check_config(config, devices=1, platform='cpu')
 
 
 def test_what_differs():

@@ -1,4 +1,7 @@
-"""Edge score of every patch: Sobel magnitude of the full-resolution luma (method step 1)."""
+"""Edge score of every patch: Sobel magnitude of the full-resolution luma (docs/masking.md, step 1).
+
+Shapes: B images of H x W pixels, L patches of an image.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +9,8 @@ from einops import rearrange, reduce
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
-# A flat image leaves rounding noise of a few float32 ulps of its brightness; scaled to [0, 1], that
-# noise would pass for edges. One grey level in one pixel of a patch lies two orders above this.
+# A flat image leaves rounding noise of a few float32 ulps of its brightness. Scaled to [0, 1], this
+# noise would look like edges. One grey level in one pixel of a patch is two orders above the floor.
 RELATIVE_FLOOR = 2e-6
 
 
@@ -29,7 +32,7 @@ def sobel_magnitude(images_BxHxWx3: jax.Array) -> jax.Array:
     )
     padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (1, 1)), mode='edge')
     # Each kernel is a smoothing (1, 2, 1) along one axis and a difference along the other. Shifts
-    # and sums: as a convolution of one channel it took 6 % of a TPU's step, by compiled cost.
+    # and sums: as a convolution with one channel it took 6 % of a TPU step, by compiled cost.
     down = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
     across = padded[:, :, :-2] + 2.0 * padded[:, :, 1:-1] + padded[:, :, 2:]
     gradient_x = down[:, :, 2:] - down[:, :, :-2]

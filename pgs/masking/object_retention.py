@@ -1,4 +1,7 @@
-"""Object retention: how much of a known object a mask leaves visible (docs/masking.md)."""
+"""Object retention: how much of a known object a mask leaves visible (docs/masking.md).
+
+Shapes: N images, M background photographs, L patches of an image.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +15,7 @@ from pgs.masking.strategies import SELECTOR, find_strategy, options_of
 
 PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
 RATIO_OPTIONS = {'mask_ratio', 'min_ratio', 'max_ratio'}
-OBJECT_COVERAGE = 0.5  # of a patch's area, from which on it counts as one of the object's
+OBJECT_COVERAGE = 0.5  # fraction of a patch that the object must cover
 
 
 def photographs(size: int) -> np.ndarray:
@@ -31,19 +34,19 @@ def photographs(size: int) -> np.ndarray:
 def over_photographs(
     images_NxHxWx3: np.ndarray, alpha_NxHxW: np.ndarray, backgrounds_MxHxWx3: np.ndarray
 ) -> np.ndarray:
-    """Puts objects that were rendered over white over photographs, each in turn.
+    """Puts objects that were rendered over white over photographs.
 
     Args:
-      images_NxHxWx3: uint8, over white.
+      images_NxHxWx3: uint8, objects over white.
       alpha_NxHxW: uint8 opacity of the object.
-      backgrounds_MxHxWx3: uint8 photographs; image i gets number i mod M.
+      backgrounds_MxHxWx3: uint8 photographs; image i gets photograph i mod M.
 
     Returns:
       uint8 (N, H, W, 3).
     """
     behind = backgrounds_MxHxWx3[np.arange(len(images_NxHxWx3)) % len(backgrounds_MxHxWx3)]
     opacity = alpha_NxHxW[..., None].astype(np.float32) / 255.0
-    # over white is a * object + (1 - a) * 255, so a change of background is a sum
+    # The image is a * object + (1 - a) * 255, so another background is an addition.
     mixed = images_NxHxWx3 + (1.0 - opacity) * (behind.astype(np.float32) - 255.0)
     return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
 
@@ -71,7 +74,7 @@ def retention(selection: PatchSelection, object_NxL: np.ndarray) -> float:
 def at_half(masking: Mapping[str, Any]) -> dict[str, Any]:
     """config.masking with a masked fraction of 0.5, at which strategies are compared.
 
-    A strategy is told by its options mask_ratio, or min_ratio and max_ratio, where it has them.
+    Sets the options mask_ratio, min_ratio and max_ratio, if the strategy has them.
     """
     ratios = options_of(find_strategy(masking[SELECTOR])).keys() & RATIO_OPTIONS
     return dict(masking) | dict.fromkeys(ratios, 0.5)

@@ -85,7 +85,7 @@ def pgs_steps(
         buckets = bucket_sizes(images.shape[0], budget_group, long_share, slots=length - most)
     masked_B = apply_budget(wanted_B, most, buckets)
     order_BxL = jnp.argsort(-score_BxL, axis=-1)
-    selection = select_ranked(order_BxL, masked_B, fewest, most).replace(buckets=buckets)
+    selection = select_ranked(order_BxL, masked_B, fewest, most, buckets)
     return PgsSteps(
         edges_BxL,
         similarity_BxLxL,

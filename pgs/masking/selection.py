@@ -107,7 +107,11 @@ def masked_counts(num_patches: int, min_ratio: float, max_ratio: float) -> tuple
 
 
 def select_ranked(
-    order_BxL: jax.Array, count_B: jax.Array, fewest: int, most: int
+    order_BxL: jax.Array,
+    count_B: jax.Array,
+    fewest: int,
+    most: int,
+    buckets: Buckets | None = None,
 ) -> PatchSelection:
     """Turns an order of masking into a selection of static shape.
 
@@ -115,10 +119,11 @@ def select_ranked(
       order_BxL: int, patch positions; the first ones are masked first.
       count_B: int, masked patches of each image, in [fewest, most].
       fewest, most: bounds of count_B; K = L - fewest slots are kept.
+      buckets: of the token budget that count_B keeps, if any.
     """
     rank_BxL = jnp.argsort(order_BxL, axis=-1)
     keep_BxK = jnp.sort(order_BxL[:, fewest:], axis=-1).astype(jnp.int32)
     if fewest == most:
         return PatchSelection(keep_BxK)
     valid_BxK = jnp.take_along_axis(rank_BxL, keep_BxK, axis=-1) >= count_B[:, None]
-    return PatchSelection(keep_BxK, valid_BxK, most_masked=most)
+    return PatchSelection(keep_BxK, valid_BxK, buckets, most)

@@ -1,12 +1,15 @@
-"""Similarity between the patches of one image, from pixels to embeddings (method step 2)."""
+"""Similarity between the patches of one image (docs/masking.md, step 2).
+
+Shapes: B images of H x W pixels, L patches of an image, D width of a vector.
+"""
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-# Squared norm, per dimension, below which a vector counts as zero. A flat patch has no direction, so
-# its cosine is undefined; here two flat patches are alike (cosine 1) and a flat and a textured patch
-# are not (cosine 0). Far below the variance of one grey level (1e-5), far above float32 rounding.
+# Squared norm per dimension below which a vector counts as zero. The cosine of a flat patch is
+# undefined; here two flat patches are alike (cosine 1), and a flat and a textured patch are not
+# (cosine 0). The value is far below the variance of one grey level (1e-5) and far above rounding.
 FLAT_VARIANCE = 1e-9
 
 
@@ -18,11 +21,11 @@ def pixel_patches(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
 
 
 def cosine_matrix(vectors_BxLxD: jax.Array) -> jax.Array:
-    """Cosines between all vectors of a set; zero vectors count as alike.
+    """Cosines between all vectors of an image; zero vectors count as alike.
 
-    One further coordinate, sqrt(D * FLAT_VARIANCE), is appended to every vector before it is
-    normalised. It is the whole of a zero vector and nothing of another, so that the result is
-    a Gram matrix of unit vectors: symmetric, diagonal 1, never NaN.
+    Every vector gets one more coordinate, sqrt(D * FLAT_VARIANCE), before it is normalised. It
+    dominates a zero vector and vanishes in any other, so that the result is a Gram matrix of unit
+    vectors: symmetric, with diagonal 1, never NaN.
 
     Args:
       vectors_BxLxD: any float dtype; computed in float32 (float64 stays float64).
@@ -59,8 +62,8 @@ def patch_similarity(
     """
     pixels = pixel_patches(images_BxHxWx3, patch_size)
     pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
-    # Dividing a patch by its own deviation would change nothing: the cosine does that.
-    # The first pixel goes first, so that a flat patch is exactly 0 and not the mean's rounding.
+    # The cosine divides by the norm, so that there is no need to divide by the deviation.
+    # The first pixel is subtracted before the mean, so that a flat patch becomes exactly 0.
     shifted = pixels - pixels[..., :1]
     centred = shifted - shifted.mean(axis=-1, keepdims=True)
     return (1.0 - progress) * cosine_matrix(centred) + progress * cosine_matrix(embeddings_BxLxD)

@@ -73,7 +73,7 @@ def find_strategy(name: str) -> Callable[..., PatchSelection]:
     return strategies()[name]
 
 
-def configured(masking: Mapping[str, Any], patch_size: int) -> Callable[..., PatchSelection]:
+def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial[PatchSelection]:
     """The strategy that config.masking names, with its options bound.
 
     An option that config.masking does not name takes the default of the function's signature.
@@ -145,7 +145,9 @@ def label(name: str, selection: PatchSelection, num_patches: int) -> str:
     return f'{name} {fewest}' + ('' if fewest == most else f'-{most}')
 
 
-def check_output(name: str, strategy: functools.partial, image_size: int, patch_size: int) -> None:
+def check_output(
+    name: str, strategy: functools.partial[PatchSelection], image_size: int, patch_size: int
+) -> None:
     """Runs a configured strategy on two images and checks what it returns.
 
     Args:
@@ -182,10 +184,10 @@ def find_problem(function: Callable, options: tuple, image_size: int, patch_size
         )
     if not 1 <= keep.shape[1] <= length:
         return f'keeps {keep.shape[1]} of {length} patches: it must keep 1 to {length}'
-    keep = np.asarray(keep)
-    if keep.min() < 0 or keep.max() >= length:
-        return f'gives positions from {keep.min()} to {keep.max()}: they must lie in [0, {length})'
-    if (np.diff(keep, axis=1) <= 0).any():
+    ids = np.asarray(keep)
+    if ids.min() < 0 or ids.max() >= length:
+        return f'gives positions from {ids.min()} to {ids.max()}: they must be in [0, {length})'
+    if (np.diff(ids, axis=1) <= 0).any():
         return (
             'gives positions that are not ascending and distinct: sort them, as select_ranked does'
         )

@@ -1,4 +1,4 @@
-"""Optimal-transport balance of a similarity matrix (method step 4)."""
+"""Balance of a similarity matrix by optimal transport (docs/masking.md, step 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ ITERATIONS = 20
 
 
 def log_kernel(similarity_BxLxL: jax.Array, epsilon: float) -> jax.Array:
-    """log K = (S - 1) / epsilon, (B, L, L): 0 on the diagonal of a cosine matrix, else below."""
+    """log K = (S - 1) / epsilon, (B, L, L): 0 on the diagonal of a cosine matrix, negative elsewhere."""
     return (similarity_BxLxL - 1.0) / epsilon
 
 
@@ -15,16 +15,17 @@ def balance(similarity_BxLxL: jax.Array, epsilon: float, iterations: int = ITERA
     """Scales K = exp((S - 1) / epsilon) to a doubly stochastic P = diag(d) K diag(d).
 
     K is symmetric, so one vector is enough: d <- sqrt(d / (K d)), the symmetric Sinkhorn
-    iteration (Knight, Ruiz & Ucar 2014), one matrix-vector product each.
+    iteration (Knight, Ruiz & Ucar 2014), with one matrix-vector product each.
 
-    K is first divided by the square roots of its own diagonal, on both sides, which leaves P as
-    it is. Its diagonal is then 1, so K d >= d > 0 whatever underflows elsewhere: no epsilon
-    gives a division by zero.
+    K is first divided by the square roots of its diagonal, on both sides, which does not change
+    P. Its diagonal is then 1, so that K d >= d > 0 even if other entries underflow: no epsilon
+    leads to a division by zero.
 
     Args:
-      similarity_BxLxL: symmetric, in [-1, 1], diagonal its rows' largest (any Gram matrix).
-      epsilon: entropy of the plan, > 0; small keeps only the closest pairs.
-      iterations: fixed count; row sums are 1 within 1e-3 at the default on photographs.
+      similarity_BxLxL: symmetric, in [-1, 1], the diagonal is the largest entry of its row (as
+        in any Gram matrix of unit vectors).
+      epsilon: entropy regularisation, > 0; a small value keeps only the closest pairs.
+      iterations: fixed count; with the default, row sums on photographs are 1 within 1e-3.
 
     Returns:
       log P (B, L, L), symmetric, finite, in float32 or wider.
@@ -32,7 +33,7 @@ def balance(similarity_BxLxL: jax.Array, epsilon: float, iterations: int = ITERA
     wide = jnp.promote_types(similarity_BxLxL.dtype, jnp.float32)
     log_k = log_kernel(similarity_BxLxL.astype(wide), epsilon)
     half_diagonal = 0.5 * jnp.diagonal(log_k, axis1=1, axis2=2)
-    # The bound matters for matrices that are no Gram matrix alone: exp must not overflow.
+    # The bound only matters for matrices that are not Gram matrices: exp must not overflow.
     log_k = jnp.minimum(log_k - half_diagonal[:, :, None] - half_diagonal[:, None, :], 60.0)
     kernel = jnp.exp(log_k)
 
@@ -46,7 +47,7 @@ def balance(similarity_BxLxL: jax.Array, epsilon: float, iterations: int = ITERA
 
 
 def rescale(similarity_BxLxL: jax.Array, epsilon: float) -> jax.Array:
-    """The ablation without transport: K times one scalar an image, so that its mean is 1 / L.
+    """The ablation without transport: K times one scalar for each image, so that its mean is 1 / L.
 
     Returns:
       log of the rescaled kernel (B, L, L), finite, in float32 or wider.

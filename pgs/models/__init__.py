@@ -1,4 +1,4 @@
-"""The two towers of CLIP and what joins them."""
+"""The two towers of CLIP and their common embedding space."""
 
 from pgs.models.clip import CLIP, build_model, normalize_images
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
@@ -20,11 +21,11 @@ INITIAL_LOG_SCALE = math.log(1 / 0.07)
 MAX_LOG_SCALE = math.log(100.0)
 
 
-def normalize_images(images_BxHxWx3: jax.Array) -> jax.Array:
+def normalize_images(images_BxHxWx3: jax.Array | np.ndarray) -> jax.Array:
     """uint8 pixels (B, H, W, 3) to float32 of about zero mean and unit deviation (CLIP's values)."""
     mean = jnp.array(PIXEL_MEAN, jnp.float32) * 255.0
     std = jnp.array(PIXEL_STD, jnp.float32) * 255.0
-    return (images_BxHxWx3.astype(jnp.float32) - mean) / std
+    return (jnp.asarray(images_BxHxWx3).astype(jnp.float32) - mean) / std
 
 
 def unit_norm(x: jax.Array) -> jax.Array:
@@ -60,7 +61,9 @@ class CLIP(nn.Module):
 
     def select_patches(self, images_BxHxWx3: jax.Array, select: Callable) -> PatchSelection:
         """What `select` keeps of each image; jit drops the tower behind the patch embedding."""
-        return self.image_tower(images_BxHxWx3, select)[1]
+        selection = self.image_tower(images_BxHxWx3, select)[1]
+        assert selection is not None
+        return selection
 
     def __call__(
         self, images_BxHxWx3: jax.Array, tokens_BxT: jax.Array, select: Callable | None = None

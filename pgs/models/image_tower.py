@@ -52,7 +52,7 @@ class TokenRows(NamedTuple):
 
     tokens_RxTxD: jax.Array
     segments: Segments  # sequences within a row, see transformer.py
-    valid: tuple[jax.Array | None, ...]  # for each segment, see Transformer
+    valid: tuple[jax.Array | None, ...]  # one for each segment, see Transformer
     inverse_GxN: jax.Array | None = (
         None  # where each image's class token is; None: one row an image
     )
@@ -118,25 +118,24 @@ def token_rows(
     length, width = x_BxLxD.shape[1:]
     if selection is None or selection.keep_ids.shape[1] == length:
         return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
-    if selection.buckets is None:
+    if selection.buckets is None or selection.valid is None:
         kept_BxKxD = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
-        valid = (with_class_slot(selection.valid),)
-        return TokenRows(with_class(class_D, kept_BxKxD), None, valid)
+        return TokenRows(with_class(class_D, kept_BxKxD), None, (with_class_slot(selection.valid),))
     assigned = assign_buckets(selection.keep_ids, selection.valid, length, selection.buckets)
     buckets, segments = [], []
     for ids_GxNxK in (assigned.short_ids, assigned.long_ids):
         tokens = with_class(class_D, gather_patches(x_BxLxD, ids_GxNxK))
         buckets.append(tokens.reshape(ids_GxNxK.shape[0], -1, width))
         segments.append((ids_GxNxK.shape[1], tokens.shape[1]))
-    segments = tuple(s for s in segments if s[0])
+    filled = tuple(s for s in segments if s[0])  # the long bucket may be empty
     long_valid = with_class_slot(rearrange(assigned.long_valid, 'g n k -> (g n) k'))
-    valid = (None, long_valid)[: len(segments)]
-    return TokenRows(jnp.concatenate(buckets, axis=1), segments, valid, assigned.inverse)
+    valid_by_bucket = (None, long_valid)[: len(filled)]
+    return TokenRows(jnp.concatenate(buckets, axis=1), filled, valid_by_bucket, assigned.inverse)
 
 
 def pool_class_tokens(x_RxTxD: jax.Array, rows: TokenRows) -> jax.Array:
     """The class token of every image, in the order of the batch: (B, D)."""
-    if rows.inverse_GxN is None:
+    if rows.inverse_GxN is None or rows.segments is None:
         return x_RxTxD[:, 0]
     starts = np.cumsum([0, *(t for count, t in rows.segments for _ in range(count))])[:-1]
     class_GxNxD = x_RxTxD[:, starts]

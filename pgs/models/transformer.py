@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from pgs.sharding import shard_batch
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which OpenCLIP's weights expect
 
-# What a layer keeps for the backward pass; None keeps all, without remat.
+# What a layer stores for the backward pass; None stores everything (no rematerialisation).
 REMAT_POLICIES = {
     'none': None,
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -89,7 +89,7 @@ class Block(nn.Module):
         for (count, tokens), valid_NxT in zip(self.segments or ((1, length),), valid, strict=True):
             part = qkv_BxTx3D[:, start : start + count * tokens]
             start += count * tokens
-            # Split first: XLA copies all of it where one rearrange brings q, k, v to the front.
+            # Split first: with a single rearrange to (3, ...) XLA copies the complete array.
             q, k, v = (
                 rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.settings.heads)
                 for x in jnp.split(part, 3, axis=-1)
@@ -102,11 +102,11 @@ class Block(nn.Module):
         return jnp.concatenate(results, axis=1)
 
 
-def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> str | None:
+def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> Literal['cudnn'] | None:
     """'cudnn' where cuDNN's flash attention takes these arrays, None for XLA's own.
 
-    JAX leaves the choice to the caller. cuDNN wants half precision and a head width of a
-    multiple of 8 up to 128; with a mask it has further conditions, so that XLA does those.
+    JAX leaves the choice to the caller. cuDNN requires half precision and a head width that is a
+    multiple of 8 and at most 128. With a mask it has further conditions, so XLA computes those.
     """
     width = q_BxTxHxD.shape[-1]
     fits = q_BxTxHxD.dtype == jnp.bfloat16 and width % 8 == 0 and width <= 128 and mask is None
@@ -117,17 +117,17 @@ def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> str | None:
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x * Phi(x).
 
-    By erf: jax.nn.gelu writes it by erfc, and on CPU XLA then takes 2.8 times as long for the
-    gradient of an MLP of width 128 (measured with batch 256 x 47 tokens, 2 cores, the MLP alone;
-    within the whole step the difference was lost in the noise). Recomputed in the backward pass,
-    which then keeps x alone and not four arrays of its size.
+    Written with erf: jax.nn.gelu uses erfc, with which XLA on a CPU takes 2.8 times as long for the
+    gradient of an MLP of width 128 (measured on the MLP only, batch 256 x 47 tokens, 2 cores; within
+    the full step the difference was below the noise). The backward pass recomputes it, and so stores
+    only x instead of four arrays of its size.
     """
     return 0.5 * x * (1.0 + jax.lax.erf(x * (0.5**0.5)))
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """OpenAI's approximation of GELU, x * sigmoid(1.702 x); recomputed backward, as `gelu` is."""
+    """OpenAI's approximation of GELU, x * sigmoid(1.702 x); recomputed in the backward pass."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 

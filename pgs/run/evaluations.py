@@ -48,7 +48,8 @@ def task_scorer(config: ConfigDict, embedder: Embedder) -> Callable[[Any], dict[
         raise UserError(f'config.evals: {next(iter(failed.values()))}')
 
     def score(params: Any) -> dict[str, float]:
-        scores, class_weights = {}, {}
+        scores: dict[str, float] = {}
+        class_weights: dict = {}
         with_params = embedder.with_params(params)
         for task in opened:
             try:

@@ -1,4 +1,4 @@
-"""Masks and curves as figures."""
+"""Figures of a run: masks and curves."""
 
 import io
 import os
@@ -31,7 +31,7 @@ def masks_figure(
     patch_size: int,
     credit: str,
 ) -> Figure:
-    """One row an image: image, edges, what each strategy leaves visible, caption.
+    """One row for each image: the image, its edges, what each strategy leaves visible, its caption.
 
     Args:
       images_NxHxWx3: uint8.
@@ -39,7 +39,7 @@ def masks_figure(
       visible_NxL: strategy's name -> bool, True for a patch that the tower sees.
       captions: N texts.
       patch_size: pixels.
-      credit: shown at the foot.
+      credit: text at the bottom.
     """
     count, columns = len(images_NxHxWx3), 2 + len(visible_NxL)
     figure = Figure(figsize=(1.35 * columns + 1.8, 1.4 * count + 0.5), layout='constrained')
@@ -58,7 +58,7 @@ def masks_figure(
     for axis in axes[:, :-1].flat:
         axis.set(xticks=[], yticks=[])
     figure.text(0.995, 0.002, credit, ha='right', va='bottom', fontsize=6, color='0.4')
-    figure.get_layout_engine().set(rect=(0, 0.02, 1, 0.98))
+    figure.set_layout_engine('constrained', rect=(0, 0.02, 1, 0.98))
     return figure
 
 
@@ -86,9 +86,12 @@ def curves_figure(records: list[dict]) -> Figure:
         for name in ('text', 'image'):
             key = f'{name}_recall@{k}'
             recall.plot(
-                [r['step'] for r in scored], [r[f'eval/{key}'] for r in scored],
-                style, marker='o', label=key,
-            )  # fmt: skip
+                [r['step'] for r in scored],
+                [r[f'eval/{key}'] for r in scored],
+                style,
+                marker='o',
+                label=key,
+            )
     if scored:
         recall.axhline(scored[-1]['eval/chance@5'], color='0.5', lw=1, ls=':', label='chance@5')
         recall.legend(fontsize=7)
@@ -100,9 +103,10 @@ def curves_figure(records: list[dict]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: os.PathLike) -> None:
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a figure as PNG; creates its folder."""
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
     figure.savefig(image, dpi=150, format='png')
-    path.write_bytes(image.getvalue())
+    target.write_bytes(image.getvalue())

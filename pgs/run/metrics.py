@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics.jsonl, TensorBoard and one console line."""
+"""The metrics of a run: metrics.jsonl, TensorBoard and one console line."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from pgs.utils.files import replacing
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Records of a metrics.jsonl, oldest first; a last line that was cut off is left out."""
+    """Records of a metrics.jsonl, oldest first; a last line that was cut off is ignored."""
     records = []
-    path = epath.Path(path)
-    for line in path.read_text().splitlines() if path.exists() else []:
+    file = epath.Path(path)
+    for line in file.read_text().splitlines() if file.exists() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -26,9 +26,9 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 class MetricLog:
     """Writes scalars by step.
 
-    A run that resumes at step n takes back the lines after n: it will write them again, so that
-    the file ends as that of a run without a break. Without a workdir nothing is written: of
-    several processes one writes for all.
+    A run that resumes at step n removes the lines after n, because it will write them again: the
+    file ends as that of an uninterrupted run. Without a workdir nothing is written; of several
+    processes only the first one writes.
     """
 
     def __init__(self, workdir: epath.Path | None, *, resume_step: int):
@@ -40,7 +40,7 @@ class MetricLog:
         with replacing(self._path) as file:
             file.write(''.join(json.dumps(r) + '\n' for r in kept).encode())
         self._file = self._path.open('a')
-        # Events go out from a thread of their own: the loop does not wait for a slow disk.
+        # A separate thread writes the events, so that the loop does not wait for a slow disk.
         self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -57,7 +57,7 @@ class MetricLog:
 
 
 class Progress:
-    """Pairs a second and the time that is left, from the steps whose results have arrived."""
+    """Pairs a second and the remaining time, by the steps whose results have arrived."""
 
     def __init__(self, *, start_step: int, total_steps: int, batch_size: int):
         self._start, self._total, self._batch = start_step, total_steps, batch_size
@@ -65,14 +65,14 @@ class Progress:
         self._first_time = self._last_time = time.perf_counter()
 
     def update(self, step: int) -> float:
-        """Notes that `step` steps are done; pairs a second since the last call."""
+        """Records that `step` steps are done; returns the pairs a second since the last call."""
         now = time.perf_counter()
         rate = (step - self._last_step) * self._batch / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
         return rate
 
     def leave_out(self, seconds: float) -> None:
-        """Takes time that was spent on something else than training out of the rates."""
+        """Excludes time that was not spent on training from the rates."""
         self._first_time += seconds
         self._last_time += seconds
 

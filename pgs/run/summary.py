@@ -21,6 +21,7 @@ def finish(
     params: Any,
     source: Records,
     scores: Scores,
+    *,
     rate: float,
     workdir: epath.Path,
 ) -> dict[str, Any]:

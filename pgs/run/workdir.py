@@ -1,14 +1,13 @@
 """The folder of a run: created, and checked against the run that it holds."""
 
 import json
-import os
 from typing import Any
 
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from pgs.errors import UserError
-from pgs.utils.files import absolute, write_json, writing
+from pgs.utils.files import write_json, writing
 
 # Keys that may change between a run and its resumption: they choose what is written and how the
 # work is distributed, not what is computed.
@@ -29,17 +28,16 @@ FREE_KEYS = {
 }
 
 
-def prepare(workdir: str | os.PathLike, config: dict[str, Any]) -> None:
+def prepare(workdir: epath.Path, config: dict[str, Any]) -> None:
     """Creates the folder, or checks that the run in it is this one, and writes config.json.
 
     Args:
-      workdir: a new or empty folder, or the folder of the same run.
+      workdir: full path of a new or empty folder, or of the folder of the same run.
       config: plain nested dict.
 
     Raises:
       UserError: a folder that cannot be written, or that holds the run of another config.
     """
-    workdir = absolute(workdir)
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     path = workdir / 'config.json'
     if path.is_file():

@@ -1,8 +1,8 @@
-"""Several processes that run one job: start-up, and what only one of them does."""
+"""Several processes that run one job: start-up, and work that only one of them does."""
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,21 +10,21 @@ from jax.experimental import multihost_utils
 
 from pgs.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # a process that is silent for so long is taken for dead, and the job ends
+HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and the job ends
 T = TypeVar('T')
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
 
 def start() -> None:
-    """Joins the other processes of a job, before JAX is used; does nothing for one alone.
+    """Joins the other processes of a job, before JAX is used; no-op for a single process.
 
     JAX finds them on Cloud TPU pods, Slurm, Open MPI and GKE. Elsewhere JAX_COORDINATOR_ADDRESS
-    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
+    (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID describe them.
 
     Raises:
       UserError: some of the three variables but not all, or processes that cannot be reached.
     """
-    explicit = {}
+    explicit: dict[str, Any] = {}
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given:
         missing = [name for name in VARIABLES if name not in given]
@@ -50,7 +50,7 @@ def start() -> None:
     except ValueError as error:
         if explicit or 'coordinator_address' not in str(error):
             raise
-        # JAX found no cluster: this process is alone.
+        # JAX found no cluster: this is the only process.
     except RuntimeError as error:
         where = explicit.get('coordinator_address', 'the coordinator of the cluster')
         raise UserError(
@@ -60,18 +60,18 @@ def start() -> None:
 
 
 def is_primary() -> bool:
-    """Whether this process writes and prints for all."""
+    """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
 
 
 def print_once(*words) -> None:
-    """print, once for all processes."""
+    """print on the primary process only."""
     if is_primary():
         print(*words, flush=True)
 
 
 def on_primary(call: Callable[[], None]) -> None:
-    """Runs call() on one process; the others wait, and end with its UserError if it has one."""
+    """Runs call() on the primary process; the others wait, and raise its UserError if it raises one."""
     message = ''
     if is_primary():
         try:
@@ -88,8 +88,9 @@ def on_primary(call: Callable[[], None]) -> None:
 
 
 def primary_first(call: Callable[[], T]) -> T:
-    """call() on one process, then on the others: what it builds on a shared disk is built once."""
-    result = call() if is_primary() else None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('primary first')
-    return result if is_primary() else call()
+    """call() on the primary process first, then on the others, so that it builds shared files once."""
+    if jax.process_count() == 1:
+        return call()
+    results = [call()] if is_primary() else []
+    multihost_utils.sync_global_devices('primary first')
+    return results[0] if results else call()

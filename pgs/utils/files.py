@@ -13,8 +13,8 @@ from pgs.errors import UserError
 
 def absolute(path: str | os.PathLike) -> epath.Path:
     """The full path of a file or folder; gs:// and other addresses are absolute already."""
-    path = epath.Path(path).expanduser()
-    return path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))
+    full = epath.Path(path).expanduser()
+    return full if '://' in os.fspath(full) else epath.Path(os.path.abspath(full))
 
 
 @contextlib.contextmanager
@@ -23,11 +23,11 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     A reader sees either the old content or the new one, never a part of it.
     """
-    path = epath.Path(path)
-    partial = path.with_name(f'{path.name}.partial')
+    target = epath.Path(path)
+    partial = target.with_name(f'{target.name}.partial')
     with partial.open('wb') as file:
         yield file
-    partial.replace(path)
+    partial.replace(target)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pgs.masking.pgs import pgs_steps
-from pgs.masking.selection import PatchSelection
 
 from configs import base, quickstart
 from pgs.masking import budget
+from pgs.masking.pgs import pgs_steps
+from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import configured, selection_shape
 from pgs.models import CLIP, build_model
 
@@ -85,8 +85,8 @@ def test_over_budget_the_nearly_full_masks_become_full():
         (64, 16, 0.0, (16, 16)),
     ],
 )
-def test_plan(batch, group, share, expected):
-    found = budget.plan(batch, group, share, slots=8)
+def test_bucket_sizes(batch, group, share, expected):
+    found = budget.bucket_sizes(batch, group, share, slots=8)
     assert (found and found[:2]) == expected
 
 
