@@ -1,4 +1,7 @@
-"""Loads a model on all devices and embeds files, PIL images and texts with it."""
+"""Loads a model onto all devices and embeds files, PIL images and texts with it.
+
+Shapes: N images or texts, C labels, E embedding width.
+"""
 
 import io
 import os
@@ -15,8 +18,9 @@ from pgs.convert import Checkpoint, check_tokenizer, load_model
 from pgs.errors import UserError
 from pgs.inference.embedding import Embedder, make_embedder
 from pgs.inference.prompts import SCALE, class_weights
+from pgs.utils import files
 
-BATCH_SIZE = 64  # images or texts a device
+BATCH_SIZE = 64  # images or texts per device
 Picture = str | os.PathLike | Image.Image
 
 
@@ -35,7 +39,11 @@ def load_clip(
 
 
 def on_all_devices(loaded: Checkpoint, batch_size: int = BATCH_SIZE) -> Embedder:
-    """An Embedder with a copy of the weights on each device, `batch_size` rows a device.
+    """An Embedder with a copy of the weights on each device.
+
+    Args:
+      loaded: model and weights.
+      batch_size: images or texts per device.
 
     Raises:
       UserError: a vocabulary that is not CLIP's.
@@ -47,7 +55,11 @@ def on_all_devices(loaded: Checkpoint, batch_size: int = BATCH_SIZE) -> Embedder
 
 
 def encoded(picture: Picture) -> tuple[str, bytes, None]:
-    """(name, image bytes, None) of a file or a PIL image."""
+    """(name, image bytes, None) of a file or a PIL image: a sample without label.
+
+    Raises:
+      UserError: a file that cannot be read.
+    """
     if isinstance(picture, Image.Image):
         buffer = io.BytesIO()
         picture.convert('RGB').save(buffer, 'PNG', compress_level=0)
@@ -55,15 +67,18 @@ def encoded(picture: Picture) -> tuple[str, bytes, None]:
     try:
         return str(picture), Path(picture).expanduser().read_bytes(), None
     except OSError as error:
-        raise UserError(f'cannot read {picture} ({error.strerror})') from error
+        raise UserError(f'cannot read {picture} ({files.reason(error)})') from error
 
 
 def embed_images(clip: Embedder, pictures: Iterable[Picture]) -> np.ndarray:
-    """Unit float32 features (N, E) of files or PIL images.
+    """Features of files or PIL images.
 
     Args:
-      clip: of load_clip.
-      pictures: each resized and centre-cropped as in evaluation; all patches are seen.
+      clip: see load_clip.
+      pictures: each is resized and centre-cropped as in evaluation; no patch is masked.
+
+    Returns:
+      Unit float32 (N, E).
 
     Raises:
       UserError: a picture that cannot be read, by name.
@@ -76,7 +91,7 @@ def embed_images(clip: Embedder, pictures: Iterable[Picture]) -> np.ndarray:
 
 
 def embed_texts(clip: Embedder, texts: Iterable[str]) -> np.ndarray:
-    """Unit float32 features (N, E) of texts; what does not fit the context is cut."""
+    """Features of texts, unit float32 (N, E); a text is cut to the model's context length."""
     return clip.texts(texts)
 
 
@@ -87,13 +102,16 @@ def classify(
     *,
     templates: Sequence[str] = ('{c}',),
 ) -> list[tuple[str, float]]:
-    """(label, probability), the most probable first: softmax of 100 x cosine over the labels.
+    """Ranks labels for a picture: softmax of 100 x cosine over the labels.
 
     Args:
-      clip: of load_clip.
+      clip: see load_clip.
       picture: file or PIL image.
-      labels: at least one; each is put into the templates in place of {c}.
-      templates: their mean embedding stands for the label (pgs/evals/zero_shot.py).
+      labels: at least one; each replaces {c} in the templates.
+      templates: a label's embedding is the mean over them (pgs/inference/prompts.py).
+
+    Returns:
+      (label, probability), the most probable first.
 
     Raises:
       UserError: no label, or a picture that cannot be read.

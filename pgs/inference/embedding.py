@@ -1,4 +1,7 @@
-"""Images and texts to features, over all devices, in batches of one size."""
+"""Embeds images and texts over all devices, in batches of one size.
+
+Shapes: N images or texts, H x W pixels, E embedding width.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -17,25 +20,34 @@ from pgs.sharding import batch_sharding, replicated, to_devices
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """What an evaluation needs of a model; see make_embedder and with_params."""
+    """A model's two towers, compiled; see make_embedder and with_params.
+
+    Attributes:
+      model: both towers.
+      mesh: of all devices.
+      batch_size: rows of every batch, over all devices.
+      image_step, text_step: (parameters, batch) -> features.
+      params: parameter tree on the mesh, None before with_params.
+    """
 
     model: CLIP
     mesh: Mesh
     batch_size: int
-    image_step: Callable
-    text_step: Callable
+    image_step: Callable[[Any, jax.Array], jax.Array]
+    text_step: Callable[[Any, jax.Array], jax.Array]
     params: Any = None
 
     @property
     def image_size(self) -> int:
+        """Pixels along a side."""
         return self.model.image.image_size
 
-    def with_params(self, params) -> 'Embedder':
-        """The same compiled functions on other parameters, laid out on the mesh as they come."""
+    def with_params(self, params: Any) -> 'Embedder':
+        """The same compiled functions with other parameters, which keep their sharding."""
         return dataclasses.replace(self, params=params)
 
     def images(self, images_NxHxWx3: np.ndarray) -> np.ndarray:
-        """uint8 images, all patches seen -> unit float32 (N, E).
+        """uint8 images, without a mask -> unit float32 (N, E).
 
         Raises:
           UserError: features that are not finite.
@@ -43,7 +55,7 @@ class Embedder:
         return self._run(self.image_step, images_NxHxWx3, 'images')
 
     def texts(self, texts: Iterable[str]) -> np.ndarray:
-        """Texts of any length -> unit float32 (N, E); all of them in memory as features alone.
+        """Texts of any length -> unit float32 (N, E); only one batch of texts is held in memory.
 
         Raises:
           UserError: features that are not finite.
@@ -54,10 +66,11 @@ class Embedder:
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.model.embed_dim), np.float32)
 
-    def _run(self, step: Callable, rows_Nx: np.ndarray, what: str) -> np.ndarray:
+    def _run(self, step: Callable, rows: np.ndarray, kind: str) -> np.ndarray:
+        """Features (N, E) of an array with N rows, in zero-padded batches."""
         parts = []
-        for start in range(0, len(rows_Nx), self.batch_size):
-            part = rows_Nx[start : start + self.batch_size]
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
             short = self.batch_size - len(part)
             padded = np.pad(part, [(0, short)] + [(0, 0)] * (part.ndim - 1))
             with jax.set_mesh(self.mesh):
@@ -67,7 +80,7 @@ class Embedder:
         if bad := int((~np.isfinite(features_NxE)).any(axis=1).sum()):
             raise UserError(
                 f'the model gives features that are not finite for {bad} of {len(features_NxE)} '
-                f'{what}: its weights have diverged or are damaged; take an earlier checkpoint'
+                f'{kind}: its weights have diverged or are damaged; use an earlier checkpoint'
             )
         return features_NxE
 
@@ -77,8 +90,8 @@ def make_embedder(model: CLIP, mesh: Mesh, batch_size: int) -> Embedder:
 
     Args:
       model: both towers.
-      mesh: the parameters lie on it, whole or split; every host gets all features.
-      batch_size: rows that all devices embed at once; raised to a multiple of the devices.
+      mesh: of the parameters, replicated or sharded; every host gets all features.
+      batch_size: rows that all devices embed at once; rounded up to a multiple of the devices.
     """
 
     def image_step(params, images):
@@ -88,11 +101,11 @@ def make_embedder(model: CLIP, mesh: Mesh, batch_size: int) -> Embedder:
     def text_step(params, tokens):
         return model.apply({'params': params}, tokens, method=CLIP.embed_texts)
 
-    layout = {
-        'in_shardings': (None, batch_sharding(mesh)),
-        'out_shardings': replicated(mesh),
-    }
-    batch_size = -(-batch_size // mesh.size) * mesh.size
+    inputs, output = (None, batch_sharding(mesh)), replicated(mesh)
     return Embedder(
-        model, mesh, batch_size, jax.jit(image_step, **layout), jax.jit(text_step, **layout)
+        model,
+        mesh,
+        -(-batch_size // mesh.size) * mesh.size,
+        jax.jit(image_step, in_shardings=inputs, out_shardings=output),
+        jax.jit(text_step, in_shardings=inputs, out_shardings=output),
     )

@@ -1,4 +1,7 @@
-"""Class names and prompt templates as one text embedding a class (CLIP, arXiv 2103.00020, 3.1.4)."""
+"""Class names in prompt templates, as one text embedding per class (CLIP, arXiv 2103.00020, 3.1.4).
+
+Shapes: N texts, C classes, E embedding width.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -6,11 +9,13 @@ import numpy as np
 
 from pgs.errors import UserError
 
-SCALE = 100.0  # factor on the cosines, as CLIP's own logit scale ends at; it changes no ranking
+SCALE = (
+    100.0  # factor on the cosines, the limit of CLIP's logit scale; it does not change a ranking
+)
 
 
 def prompts_of(classnames: Sequence[str], templates: Sequence[str]) -> Iterable[str]:
-    """Each class in each template, class by class; a generator."""
+    """Each class name in each template, class by class; a generator."""
     return (t.replace('{c}', name) for name in classnames for t in templates)
 
 
@@ -22,13 +27,13 @@ def class_weights(
     classes_at_once: int = 64,
     notify: Callable[[int], object] = lambda prompts: None,
 ) -> np.ndarray:
-    """Normalised mean over templates of normalised text embeddings.
+    """The normalised mean over templates of normalised text embeddings, for each class.
 
     Args:
       embed_texts: texts -> unit float32 (N, E).
       classnames: of the C classes, in the order of their ids.
-      templates: each with {c} where the class name goes.
-      classes_at_once: whose prompts' features are held at one time.
+      templates: each with {c} in place of the class name.
+      classes_at_once: number of classes whose prompts' features are in memory at once.
       notify: called with the number of prompts that were embedded since the last call.
 
     Returns:

@@ -38,7 +38,7 @@ def test_features_are_unit_and_one_a_picture(clip, pictures):
     assert embed_images(clip, []).shape == (0, 16)
 
 
-def test_texts_do_not_hang_on_their_neighbours(clip):
+def test_texts_do_not_depend_on_their_neighbours(clip):
     many = embed_texts(clip, [f'text {i}' for i in range(clip.batch_size + 3)])
     assert len(many) == clip.batch_size + 3
     np.testing.assert_allclose(many[-1:], embed_texts(clip, ['text 514']), atol=1e-6)
