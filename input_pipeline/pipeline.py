@@ -1,59 +1,88 @@
-"""From record sources and a step to a batch: index, read, decode, augment, tokenise."""
+"""Training batches from record sources and a step: index, read, decode, augment, tokenise.
+
+Shape letters: B the global batch, b the rows of this host (or of one call), U uniform numbers of a
+sample, T tokens, g samples of a group.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import images, sampler
+from input_pipeline import crops, images, sampler
 from input_pipeline.sources import captions_of
 from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
 
-GROUP = 20  # images that one call decodes and resizes: what a call costs is shared
+GROUP = 20  # images that one call decodes and resizes, which share the cost of the call
+
+
+class Source(Protocol):
+    """Random access to records {'image': bytes, 'captions': [bytes, ...]}."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int], /) -> list[dict[str, Any]]: ...
 
 
 class Reader:
-    """Reads records of several sources laid end to end; keeps what went wrong on a thread of tf.data."""
+    """Reads records of concatenated sources, on a thread of tf.data.
 
-    def __init__(self, sources: Sequence, context_length: int, crop_scale: tuple[float, float]):
+    Attributes:
+      failure: the error that ended the last read, or None.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], context_length: int, crop_scale: tuple[float, float]
+    ):
         self._sources = sources
         self._crop_scale = crop_scale
         self._starts = np.cumsum([0, *(len(s) for s in sources)])[:-1]
         self._context_length = context_length
         self.failure: UserError | None = None
 
-    def read(self, indices_b: np.ndarray, draws_bxU: np.ndarray):
-        """Encoded images (b,), crop boxes int32 (b, 4), tokens int32 (b, T).
+    def read(
+        self, indices_b: np.ndarray, draws_bxU: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads records, and chooses a caption and a crop of each.
 
-        The draws are uniform in [0, 1): the first picks among captions, the rest make the crop.
+        Args:
+          indices_b: int64, into the concatenated sources.
+          draws_bxU: (b, 1 + crops.DRAWS) in [0, 1); the first chooses the caption, the others the
+            crop.
+
+        Returns:
+          (encoded images (b,), crop boxes int32 (b, 4), tokens int32 (b, T)).
+
+        Raises:
+          UserError: a record that cannot be read.
         """
         try:
             records = self._records(indices_b)
         except UserError as error:
-            self.failure = error  # tf.data passes on the text of an error, not the error
+            self.failure = error  # tf.data keeps only the text of an error
             raise
         captions = [captions_of(r) for r in records]
         chosen = [c[int(u * len(c))] for c, u in zip(captions, draws_bxU[:, 0], strict=True)]
-        sizes = [images.image_size(r['image']) for r in records]
-        boxes = images.crop_boxes(sizes, draws_bxU[:, 1:], self._crop_scale)
+        sizes_bx2 = np.array([images.image_size(r['image']) for r in records])
+        boxes = crops.crop_boxes(sizes_bx2, draws_bxU[:, 1:], self._crop_scale)
         encoded = np.array([r['image'] for r in records], dtype=object)
         return encoded, boxes, tokenize(chosen, self._context_length)
 
-    def _records(self, indices_b: np.ndarray) -> list[dict]:
-        which = np.searchsorted(self._starts, indices_b, side='right') - 1
-        records = [None] * len(indices_b)
-        for number in np.unique(which):
-            slots = np.flatnonzero(which == number)
+    def _records(self, indices_b: np.ndarray) -> list[dict[str, Any]]:
+        source_b = np.searchsorted(self._starts, indices_b, side='right') - 1
+        records: dict[int, dict[str, Any]] = {}
+        for number in np.unique(source_b):
+            slots = np.flatnonzero(source_b == number)
             local = (indices_b[slots] - self._starts[number]).tolist()
-            for slot, record in zip(slots, self._sources[number].__getitems__(local), strict=True):
-                records[slot] = record
-        return records
+            records |= zip(slots, self._sources[number].__getitems__(local), strict=True)
+        return [records[slot] for slot in range(len(indices_b))]
 
 
 def train_batches(
-    sources: Sequence[tuple[Sequence, float]],
+    sources: Sequence[tuple[Source, float]],
     *,
     seed: int,
     batch_size: int,
@@ -64,27 +93,27 @@ def train_batches(
     crop_scale: tuple[float, float],
     rows: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of steps start_step .. total_steps - 1; each depends on (seed, step) alone.
+    """Batches of the steps start_step .. total_steps - 1; each depends only on (seed, step).
 
-    Every host computes the indices of the global batch and reads its own rows, so that the
-    global batch is the same on any number of hosts, and a start at any step costs nothing.
+    Every host computes the indices of the global batch and reads its own rows. So the global batch
+    is the same on any number of hosts, and starting at a later step costs nothing.
 
     Args:
-      sources: random-access records {'image': bytes, 'captions': [bytes, ...]}, with weights.
-      seed: of the run; shuffling, captions and crops follow from it.
-      batch_size: of the global batch.
+      sources: (source, weight) pairs.
+      seed: of the run; determines shuffling, captions and crops.
+      batch_size: B, of the global batch.
       start_step, total_steps: range of steps.
       image_size: pixels.
-      context_length: tokens of a caption.
-      crop_scale: area of the random resized crop, as shares of the image.
-      rows: which rows of the global batch this host reads, ascending; None for all.
+      context_length: T, tokens of a caption.
+      crop_scale: smallest and largest area of the random resized crop, as shares of the image.
+      rows: rows of the global batch that this host reads, ascending; None: all.
 
     Yields:
-      images: uint8 (b, image_size, image_size, 3); tokens: int32 (b, context_length), with
-      b the number of rows.
+      {'images': uint8 (b, image_size, image_size, 3), 'tokens': int32 (b, context_length)}, where
+      b is the number of rows.
 
     Raises:
-      UserError: a record that cannot be read, by file and place; a weight that is too small.
+      UserError: a record that cannot be read (names file and place), or a weight that is too small.
     """
     rows = np.arange(batch_size) if rows is None else rows
     local = len(rows)
@@ -97,9 +126,9 @@ def train_batches(
         indices = sampler.batch_indices(
             step, seed=seed, batch_size=batch_size, lengths=lengths, weights=weights
         )
-        # Drawn for the global batch, so that a sample's crop does not hang on its host.
+        # Drawn for the global batch, so that a sample's crop does not depend on its host.
         draws = tf.random.stateless_uniform(
-            [batch_size, 1 + images.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
+            [batch_size, 1 + crops.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
         )
         mine = [tf.gather(indices, rows), tf.gather(draws, rows)]
         encoded, boxes, tokens = tf.numpy_function(
@@ -111,27 +140,43 @@ def train_batches(
             'tokens': tf.reshape(tokens, [-1, group, context_length]),
         }
 
-    def view(samples):
-        views = images.cropped(samples['encoded'], samples['boxes'], image_size=image_size)
-        return {'images': views, 'tokens': samples['tokens']}
-
-    def joined(groups):
-        return {
-            'images': tf.reshape(groups['images'], [local, image_size, image_size, 3]),
-            'tokens': tf.reshape(groups['tokens'], [local, context_length]),
-        }
-
     dataset = tf.data.Dataset.range(start_step, total_steps)
-    dataset = dataset.map(plan, num_parallel_calls=2, deterministic=True)
-    dataset = dataset.unbatch()
-    # A fixed number: autotuning starts at one and takes thousands of images to find its way.
-    dataset = dataset.map(view, num_parallel_calls=2 * os.cpu_count(), deterministic=True)
-    dataset = dataset.batch(local // group, drop_remainder=True).map(joined).prefetch(2)
+    dataset = dataset.map(plan, num_parallel_calls=2, deterministic=True).unbatch()
+    dataset = views(dataset, local, image_size=image_size, context_length=context_length)
     return with_failures(dataset.as_numpy_iterator(), reader)
 
 
+def views(
+    groups: tf.data.Dataset, rows: int, *, image_size: int, context_length: int
+) -> tf.data.Dataset:
+    """Decodes, crops and resizes groups of samples, and joins them into batches.
+
+    Args:
+      groups: {'encoded': (g,), 'boxes': int32 (g, 4), 'tokens': int32 (g, T)}, where g divides rows.
+      rows: b, samples of a batch on this host.
+      image_size: pixels.
+      context_length: T.
+    """
+
+    def view(samples):
+        pixels = crops.cropped(samples['encoded'], samples['boxes'], image_size=image_size)
+        return {'images': pixels, 'tokens': samples['tokens']}
+
+    def joined(batch):
+        return {
+            'images': tf.reshape(batch['images'], [rows, image_size, image_size, 3]),
+            'tokens': tf.reshape(batch['tokens'], [rows, context_length]),
+        }
+
+    group = groups.element_spec['encoded'].shape[0]
+    # A fixed number, because autotuning starts at one and needs thousands of images to converge.
+    calls = 2 * (os.cpu_count() or 1)
+    groups = groups.map(view, num_parallel_calls=calls, deterministic=True)
+    return groups.batch(rows // group, drop_remainder=True).map(joined).prefetch(2)
+
+
 def with_failures(batches: Iterator, reader: Reader) -> Iterator[dict[str, np.ndarray]]:
-    """The batches; an error of the reader comes as itself and not as tf.data wraps it."""
+    """The batches; raises the reader's own error instead of the one that tf.data wraps it in."""
     try:
         yield from batches
     except tf.errors.OpError:

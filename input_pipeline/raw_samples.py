@@ -1,6 +1,6 @@
 """Raw samples from image-text tar shards, or from a TSV beside a folder of images.
 
-Nothing here is ever written to disk, whatever a member of a tar is called.
+Nothing is written to disk, so the names of a tar's members can do no harm.
 """
 
 import os
@@ -9,36 +9,38 @@ import tarfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
+from input_pipeline import tars
+from input_pipeline.images import IMAGE_SUFFIXES
 from input_pipeline.validate import DropError
 from pgs.errors import UserError
+from pgs.utils.files import reason
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
-MAX_FILE_BYTES = 256 * 1024**2  # of one member: a worker's memory is bounded
-ROWS_A_SHARD = 10_000  # of a TSV, as img2dataset's shards
+MAX_FILE_BYTES = 256 * 1024**2  # of one file; bounds the memory of a worker
+ROWS_A_SHARD = 10_000  # of a TSV, as in img2dataset's shards
 
 
 class Shard(NamedTuple):
-    """A unit of work: a tar, or the rows of a TSV from a byte offset on."""
+    """A unit of work: a tar, or consecutive rows of a TSV."""
 
     path: str
-    offset: int = 0
-    first_row: int = 0
+    offset: int = 0  # of the first row in the TSV, bytes
+    first_row: int = 0  # counted from 0
     rows: int = 0
 
 
 class RawSample(NamedTuple):
-    """One sample as found; a part that is absent is None. `defect` names what is wrong already."""
+    """One sample before its content is checked."""
 
     key: str
-    image: bytes | None = None
-    caption: bytes | None = None
-    defect: str | None = None
+    image: bytes | None = None  # encoded; None: missing
+    caption: bytes | None = None  # None: missing
+    defect: str | None = None  # a key of validate.REASONS, if already known
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """'a/{000..002}.tar' -> three paths; a pattern without braces is itself.
+    """'a/{000..002}.tar' -> three paths; a pattern without braces -> that path.
 
     Raises:
       UserError: braces that are not {FIRST..LAST} with numbers.
@@ -59,13 +61,16 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_shards(source: str) -> tuple[list[Shard], list[str]]:
-    """The shards of a source, and the paths that it names and that are not there.
+    """Lists the shards of a source.
 
     Args:
       source: tar pattern with braces, folder of tars, or a .tsv file.
 
+    Returns:
+      (shards, paths that the pattern names but that do not exist).
+
     Raises:
-      UserError: nothing is there, or a folder or file that cannot be read.
+      UserError: no shard exists, or a folder or file cannot be read.
     """
     try:
         if source.endswith('.tsv'):
@@ -80,7 +85,7 @@ def find_shards(source: str) -> tuple[list[Shard], list[str]]:
                 pass
     except OSError as error:
         raise UserError(
-            f'cannot read --source={source}: {error.strerror}: {error.filename}'
+            f'cannot read --source={source}: {reason(error)}: {error.filename}'
         ) from error
     if not present:
         raise UserError(
@@ -90,12 +95,15 @@ def find_shards(source: str) -> tuple[list[Shard], list[str]]:
 
 
 def tar_samples(shard: Shard) -> Iterator[RawSample]:
-    """Streams the samples of a tar; members that follow one another under one key are a sample.
+    """Streams the samples of a tar; consecutive members with the same key are one sample.
 
-    A key is a name up to the first dot of its last part. Each member that is no regular file, and
-    each unsafe name, is a sample of its own with that defect; so is the end of a damaged tar.
+    The key is the member's path up to the first dot of its file name. A member that is not a
+    regular file or has an unsafe name is yielded as a sample with that defect; so is the end of a
+    damaged tar.
     """
-    key, parts, seen = None, {}, set()
+    key: str | None = None
+    parts: dict[str, Any] = {}  # 'image' and 'caption': bytes; 'defect': a key of REASONS
+    seen: set[str] = set()
 
     def finish() -> Iterator[RawSample]:
         if key is not None:
@@ -105,58 +113,61 @@ def tar_samples(shard: Shard) -> Iterator[RawSample]:
             yield RawSample(key, parts.get('image'), parts.get('caption'), defect)
 
     try:
-        with open(shard.path, 'rb') as file, tarfile.open(fileobj=file, mode='r|') as tar:
-            for member in tar:
-                tar.members.clear()  # tarfile would keep every header
-                if member.isdir():
-                    continue
-                defect = member_defect(member)
-                name = PurePosixPath(member.name)
-                stem, _, suffix = name.name.partition('.')
-                member_key = str(name.parent / stem)
-                if defect is None and f'.{suffix.lower()}' not in (*IMAGE_SUFFIXES, '.txt'):
-                    continue  # .json and whatever else stands beside a pair
-                if defect or member_key != key:
-                    yield from finish()
-                    key, parts = None, {}
-                if defect:
-                    yield RawSample(member.name, defect=defect)
-                    continue
-                key = member_key
-                add_part(parts, suffix.lower(), member, tar)
-            # tarfile takes a cut between two members, and a damaged header, for the end
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError('the end mark is missing')
-            yield from finish()
+        for archive, member in tars.stream(Path(shard.path)):
+            if member.isdir():
+                continue
+            defect = member_defect(member)
+            name = PurePosixPath(member.name)
+            stem, _, suffix = name.name.partition('.')
+            member_key = str(name.parent / stem)
+            if defect is None and f'.{suffix.lower()}' not in (*IMAGE_SUFFIXES, '.txt'):
+                continue  # .json and other files of the sample
+            if defect or member_key != key:
+                yield from finish()
+                key, parts = None, {}
+            if defect:
+                yield RawSample(member.name, defect=defect)
+                continue
+            key = member_key
+            add_part(parts, suffix.lower(), member, archive)
+        yield from finish()
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        # What came before is whole; the sample that the tar breaks off in is not.
+        # The samples before this one are complete.
         yield RawSample(key or f'after {len(seen)} samples ({error})', defect='shard_cut')
 
 
-def add_part(parts: dict, suffix: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
-    """Puts a member's bytes under 'image' or 'caption'; a second of its kind is a duplicate."""
+def add_part(
+    parts: dict[str, Any], suffix: str, member: tarfile.TarInfo, archive: tarfile.TarFile
+) -> None:
+    """Stores a member's bytes as 'image' or 'caption'; a second one of a kind is a duplicate."""
     kind = 'caption' if suffix == 'txt' else 'image'
     if kind in parts:
         parts['defect'] = 'duplicate_key'
     elif member.size > MAX_FILE_BYTES:
         parts['defect'] = 'image_too_large' if kind == 'image' else 'caption_too_long'
     else:
-        content = tar.extractfile(member).read()
+        content = cast(IO[bytes], archive.extractfile(member)).read()
         if len(content) != member.size:
             raise EOFError('the tar ends within a file')
         parts[kind] = content
 
 
 def member_defect(member: tarfile.TarInfo) -> str | None:
+    """'unsafe_name', 'not_a_file' or None."""
     if member.name.startswith(('/', '\\')) or '..' in PurePosixPath(member.name).parts:
         return 'unsafe_name'
     return None if member.isreg() else 'not_a_file'
 
 
 def tsv_shards(path: Path) -> list[Shard]:
-    """Cuts a TSV of (caption, url) or (url, caption) rows into shards by one scan for line ends."""
-    shards, offset, row = [], 0, 0
+    """Divides a TSV of (caption, url) or (url, caption) rows into shards, in one pass over it.
+
+    Raises:
+      UserError: no rows.
+      OSError: a file that cannot be read.
+    """
+    shards: list[Shard] = []
+    offset, row = 0, 0
     with path.open('rb') as file:
         for line in file:
             if row % ROWS_A_SHARD == 0:
@@ -170,21 +181,21 @@ def tsv_shards(path: Path) -> list[Shard]:
 
 
 def check_image_folder(folder: str) -> None:
-    """Raises UserError for what is no readable folder, without the scan that `ImageFolder` makes."""
+    """Raises UserError if it is not a readable folder; cheap, unlike the scan of `ImageFolder`."""
     if not Path(folder).is_dir():
         raise UserError(f'--images={folder} is no folder: give the folder of the images')
     try:
         with os.scandir(folder):
             pass
     except OSError as error:
-        raise UserError(f'cannot read --images={folder}: {error.strerror}') from error
+        raise UserError(f'cannot read --images={folder}: {reason(error)}') from error
 
 
 class ImageFolder:
-    """Finds the image of a TSV's row: by the URL's file name, or by the row's number.
+    """Finds the image of a TSV's row, by the row's number or by the file name in its URL.
 
-    Row 12 is 000000012.jpg, as img2dataset names files. The URL's own name is taken where one row
-    alone can mean it, which a folder of downloads under their own names gives.
+    Row 12 is 000000012.jpg, as img2dataset names files. The URL's file name is used if there is no
+    such file, for a folder of downloads that kept their names.
     """
 
     def __init__(self, folder: str):
@@ -195,7 +206,11 @@ class ImageFolder:
                 self._by_name.setdefault(path.stem, path)
 
     def read(self, row: int, url: str) -> bytes | None:
-        """The image's bytes, None where the folder lacks it."""
+        """The bytes of a row's image; None if the folder does not have it.
+
+        Raises:
+          DropError: a file that is too large.
+        """
         name = urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(url).path).name)
         path = self._by_name.get(f'{row:09}') or self._by_name.get(name)
         if path is None or path.is_symlink():
@@ -206,7 +221,7 @@ class ImageFolder:
 
 
 def tsv_samples(shard: Shard, images: ImageFolder) -> Iterator[RawSample]:
-    """Streams the rows of a shard of a TSV; which column is the URL is seen from '://'."""
+    """Streams the rows of a shard of a TSV; the column with '://' near its start is the URL."""
     with open(shard.path, 'rb') as file:
         file.seek(shard.offset)
         for row in range(shard.first_row, shard.first_row + shard.rows):

@@ -1,22 +1,30 @@
-"""Prepared data sets: TFDS's own folder format over ArrayRecord shards, written shard by shard."""
+"""Prepared data sets: a TFDS folder of ArrayRecord files, written shard by shard.
+
+Imports TensorFlow Datasets only where it is needed, so that worker processes start quickly.
+"""
 
 import functools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from array_record.python import array_record_module
 
 from input_pipeline.raw_samples import RawSample
 from input_pipeline.validate import DropError, check_caption, check_image
 
-NAME = 'pairs'  # of data sets that prepare writes, and of their files
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import example_serializer
+
+NAME = 'pairs'  # of the data sets that `preparation` writes, and of their files
 SPLIT = 'train'
 VERSION = '1.0.0'
 
 
 @functools.cache
-def features():
-    """Features of an image-text data set: what the train pipeline reads."""
+def features() -> 'tfds.features.FeaturesDict':
+    """The features of an image-text data set, as the training pipeline reads them."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -29,21 +37,22 @@ def features():
 
 
 @functools.cache
-def serializer():
+def serializer() -> 'example_serializer.ExampleSerializer':
+    """Turns encoded examples of `features` into protocol buffers."""
     from tensorflow_datasets.core import example_serializer
 
     return example_serializer.ExampleSerializer(features().get_serialized_info())
 
 
-def example_of(sample: RawSample, max_side: int | None = None) -> dict:
-    """A raw sample, checked, as an example of `features`.
+def example_of(sample: RawSample, max_side: int | None = None) -> dict[str, Any]:
+    """Checks a raw sample and returns it as an example of `features`.
 
     Args:
-      sample: as found.
-      max_side: pixels; a larger image is scaled down to it.
+      sample: before any check.
+      max_side: pixels; an image with a longer side is scaled down to it.
 
     Raises:
-      DropError: with the reason for which the sample is left out.
+      DropError: a sample to be left out, with the reason.
     """
     if sample.defect:
         raise DropError(sample.defect)
@@ -57,32 +66,41 @@ def example_of(sample: RawSample, max_side: int | None = None) -> dict:
 
 
 def shard_name(index: int, count: int) -> str:
+    """The file name that TFDS expects of shard `index` of `count`."""
     return f'{NAME}-{SPLIT}.array_record-{index:05}-of-{count:05}'
 
 
 class ShardWriter:
-    """Writes records beside their file and renames at the end; left early, it leaves nothing."""
+    """Writes an ArrayRecord file under a temporary name, renamed when the block ends.
+
+    An error within the block leaves no file. Not `files.replacing`, because ArrayRecord opens its
+    file by path.
+
+    Attributes:
+      bytes: size of the records so far.
+    """
 
     def __init__(self, path: Path):
         self._path, self._partial = path, path.with_name(path.name + '.partial')
 
-    def __enter__(self):
-        # Groups of one: records are read in shuffled order, one at a time.
+    def __enter__(self) -> Self:
+        # Groups of one: records are read one at a time, in shuffled order.
         self._writer = array_record_module.ArrayRecordWriter(str(self._partial), 'group_size:1')
         self.bytes = 0
         return self
 
-    def write(self, example: dict) -> None:
+    def write(self, example: dict[str, Any]) -> None:
+        """Appends an example of `features`."""
         proto = serializer().get_tf_example(features().encode_example(example))
-        # Without `deterministic` each process orders the features in its own way.
+        # Without `deterministic` the order of the features differs between processes.
         record = proto.SerializeToString(deterministic=True)
         self.bytes += len(record)
         self._writer.write(record)
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, error_type: type[BaseException] | None, *_) -> None:
         try:
-            self._writer.close()  # writes what it held back: here a full disk shows
-            if kind is None:
+            self._writer.close()  # writes buffered records, so it fails if the disk is full
+            if error_type is None:
                 with open(self._partial, 'rb') as file:
                     os.fsync(file.fileno())
                 os.replace(self._partial, self._path)
@@ -91,7 +109,13 @@ class ShardWriter:
 
 
 def write_metadata(folder: Path, shard_lengths: list[int], num_bytes: int) -> None:
-    """Makes a folder of shards a data set that TFDS opens; written last."""
+    """Writes the files that make a folder of shards a TFDS data set; called last.
+
+    Args:
+      folder: of the shards.
+      shard_lengths: records of each shard.
+      num_bytes: size of all records.
+    """
     import tensorflow_datasets as tfds
 
     template = tfds.core.ShardedFileTemplate(
@@ -106,6 +130,6 @@ def write_metadata(folder: Path, shard_lengths: list[int], num_bytes: int) -> No
         split_infos=[info],
         version=VERSION,
         filename_template=template,
-        check_data=False,  # it would read by tf.data, which ArrayRecord has no part in
+        check_data=False,  # the check reads with tf.data, which does not support ArrayRecord
         description='Image-text pairs, checked and prepared for training.',
     )

@@ -1,4 +1,7 @@
-"""CLIP's byte-pair tokenizer, with OpenCLIP's text cleaning in front of it."""
+"""CLIP's byte-pair tokenizer, preceded by OpenCLIP's text cleaning.
+
+Shape letters: N texts, T tokens.
+"""
 
 import functools
 import html
@@ -8,7 +11,7 @@ import ftfy
 import instant_clip_tokenizer
 import numpy as np
 
-VOCAB_SIZE = 49408
+VOCAB_SIZE = 49408  # of CLIP's byte-pair vocabulary, special tokens included
 START_OF_TEXT, END_OF_TEXT, PADDING = 49406, 49407, 0
 CONTEXT_LENGTH = 77
 
@@ -19,8 +22,8 @@ def _tokenizer() -> instant_clip_tokenizer.Tokenizer:
 
 
 def clean(text: str) -> str:
-    """Mends mojibake, unescapes HTML twice, joins white space, lowers the case (as OpenCLIP)."""
-    # ftfy has nothing to mend in plain ASCII, and would take half of the tokeniser's time there.
+    """Repairs wrongly decoded characters, unescapes HTML twice, joins white space, lowers case."""
+    # ftfy changes nothing in plain ASCII, and would take half of the tokenizer's time there.
     if not (text.isascii() and text.isprintable() and '&' not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r'\s+', ' ', text).strip().lower()
@@ -30,19 +33,19 @@ def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarr
     """Token ids of captions.
 
     Args:
-      texts: captions of any length, empty ones included.
+      texts: captions of any length; may be empty.
       context_length: columns; at least 2, for the start and the end token.
 
     Returns:
       int32 (N, context_length): start token, caption, end token, zeros. A caption that is too
-      long loses its tail and keeps the end token, at which the text tower pools.
+      long is cut before the end token, at which the text tower pools.
 
     Raises:
       ValueError: context_length below 2.
     """
     if context_length < 2:
         raise ValueError(
-            f'context_length={context_length} has no room for start and end: take >= 2'
+            f'context_length={context_length} has no room for the start and end token: give >= 2'
         )
     ids_NxT = np.zeros((len(texts), context_length), np.int32)
     for row, text in zip(ids_NxT, texts, strict=True):
@@ -54,5 +57,5 @@ def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarr
 
 
 def count_cut(texts: list[str], context_length: int = CONTEXT_LENGTH) -> int:
-    """How many of the texts lose their tail at this context length."""
+    """Number of texts that are cut at this context length."""
     return sum(len(_tokenizer().encode(clean(text))) > context_length - 2 for text in texts)

@@ -1,28 +1,28 @@
-"""What may enter a training set: images that decode, captions that say something.
+"""The rules for training samples: images that decode, captions with visible text.
 
-Every rule has a name; a dropped sample is counted under it (docs/data.md explains each).
+Every rule has a name, under which dropped samples are counted (explained in docs/data.md).
 """
 
 import io
 import warnings
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from PIL import Image, ImageOps
 
-MIN_SIDE = 16  # pixels: less is less than one patch of ViT-B/16
-MAX_PIXELS = 100_000_000  # by the header, before a pixel is inflated
+MIN_SIDE = 16  # pixels: one patch of ViT-B/16
+MAX_PIXELS = 100_000_000  # read from the header, before any pixel is decompressed
 MAX_CAPTION_BYTES = 65_536
-# Start-of-frame markers of arithmetic coding, which Pillow reads and TensorFlow does not.
+# Start-of-frame markers of arithmetic coding, which Pillow can read and TensorFlow cannot.
 ARITHMETIC_CODING = (b'\xff\xc9', b'\xff\xca', b'\xff\xcb')
-JPEG_QUALITY = 95  # of what is not stored as it came
+JPEG_QUALITY = 95  # of images that are encoded again
 
 REASONS = {
     'no_image': 'a caption without an image file beside it',
     'no_caption': 'an image without a caption file beside it',
     'empty_image': 'an image file of zero bytes',
-    'not_an_image': 'bytes that are no image of a known format, such as an HTML error page',
-    'broken_image': 'an image that does not decode to its end',
-    'image_too_large': f'more than {MAX_PIXELS // 1_000_000} million pixels by its header, or a huge file',
+    'not_an_image': 'not an image of a known format, such as an HTML error page',
+    'broken_image': 'an image that does not decode completely',
+    'image_too_large': f'over {MAX_PIXELS // 1_000_000} million pixels by its header, or a huge file',
     'image_too_small': f'a side under {MIN_SIDE} pixels',
     'empty_caption': 'a caption without a visible character',
     'caption_not_utf8': 'a caption that is not UTF-8',
@@ -35,11 +35,11 @@ REASONS = {
 
 
 class DropError(Exception):
-    """A sample that is left out; args[0] is a key of REASONS."""
+    """A sample that is dropped; args[0] is a key of REASONS."""
 
 
 class CheckedImage(NamedTuple):
-    """JPEG bytes that TensorFlow decodes to RGB, and their size in pixels."""
+    """JPEG bytes that TensorFlow decodes to RGB, and the size in pixels."""
 
     jpeg: bytes
     height: int
@@ -47,7 +47,7 @@ class CheckedImage(NamedTuple):
 
 
 def check_caption(encoded: bytes) -> str:
-    """A caption's text, outer white space removed.
+    """The text of a caption, without outer white space.
 
     Raises:
       DropError: empty, too long or not UTF-8.
@@ -64,15 +64,15 @@ def check_caption(encoded: bytes) -> str:
 
 
 def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
-    """Decodes an image to its last pixel and gives it as a JPEG.
+    """Decodes an image completely and returns it as a JPEG.
 
-    A plain upright RGB or grey JPEG is kept byte for byte. All else is encoded again: opacity goes
-    over white, an animation gives its first frame, CMYK, palettes and 16 bits become 8-bit RGB, and
-    an EXIF orientation is applied, so that the stored pixels stand as a person sees them.
+    A plain upright RGB or grey JPEG is kept byte for byte. Any other image is encoded again as
+    8-bit RGB: transparent pixels are blended over white, an animation gives its first frame, and
+    EXIF orientation is applied, so that the stored pixels are upright.
 
     Args:
       encoded: bytes of any format that Pillow reads.
-      max_side: pixels; a larger image is scaled down to it, bicubic with antialias.
+      max_side: pixels; an image with a longer side is scaled down to it (antialiased bicubic).
 
     Raises:
       DropError: empty, not an image, broken, too large or too small.
@@ -81,11 +81,11 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
         raise DropError('empty_image')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow warns of bombs; the limit below refuses them
+            warnings.simplefilter('ignore')  # about huge images, which the limit below refuses
             image = Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
         raise DropError('image_too_large') from error
-    except Exception as error:  # Pillow's readers raise many kinds on foreign bytes
+    except Exception as error:  # Pillow's readers raise many types of errors
         raise DropError('not_an_image') from error
     if image.width * image.height > MAX_PIXELS:
         raise DropError('image_too_large')
@@ -106,23 +106,29 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
 
 
 def encode_again(image: Image.Image, max_side: int | None) -> CheckedImage:
-    """Any loaded image as an upright 8-bit RGB JPEG, its longer side at most max_side."""
+    """A loaded image as an upright 8-bit RGB JPEG, its longer side at most max_side.
+
+    Raises:
+      DropError: too small after scaling.
+    """
     image = to_rgb(ImageOps.exif_transpose(image))
     if max_side and max(image.size) > max_side:
         factor = max_side / max(image.size)
-        size = tuple(max(1, round(side * factor)) for side in image.size)
-        if min(size) < MIN_SIDE:
+        width, height = (max(1, round(side * factor)) for side in image.size)
+        if min(width, height) < MIN_SIDE:
             raise DropError('image_too_small')
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, 'JPEG', quality=JPEG_QUALITY)
     return CheckedImage(buffer.getvalue(), image.height, image.width)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; opacity over white, 16-bit grey scaled by 1/257 and not clipped."""
+    """8-bit RGB; transparent pixels are blended over white, 16-bit grey is scaled by 1/257."""
     if image.mode.startswith('I') or image.mode == 'F':
-        deep = image.mode != 'F' and (image.mode.startswith('I;16') or image.getextrema()[1] > 255)
+        deep = image.mode != 'F' and (
+            image.mode.startswith('I;16') or cast(tuple[float, float], image.getextrema())[1] > 255
+        )
         image = image.convert('F').point(lambda v: v * (1 / 257 if deep else 1.0) + 0.0)
         return image.convert('L').convert('RGB')
     if image.has_transparency_data:

@@ -1,32 +1,34 @@
 """Evaluation sets in CLIP-benchmark's webdataset layout, streamed from their tars.
 
-A folder DIR/<set> holds classnames.txt (line i is class i), zeroshot_classification_templates.txt,
-dataset_type.txt, and for each split nshards.txt and 0.tar, 1.tar ... with s0000000.webp, .cls, ...
+A folder DIR/<set> holds classnames.txt (line i names class i), zeroshot_classification_templates.txt
+and dataset_type.txt. Each split is a folder of nshards.txt and 0.tar, 1.tar, ..., whose samples are
+files such as s0000000.webp and s0000000.cls.
 """
 
-import io
 import itertools
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
+from input_pipeline import tars
+from input_pipeline.labels import EXTENSIONS, Label, read_label
 from pgs.errors import UserError
 
-IMAGE_EXTENSIONS = ('webp', 'png', 'jpg', 'jpeg')
-LABEL_EXTENSIONS = {'classification': 'cls', 'multilabel': 'npy', 'retrieval': 'txt'}  # by kind
-SIGNATURES = {b'RIFF': 'webp', b'\x89PNG': 'png', b'\xff\xd8\xff': 'jpg'}
-# key and extension, split at the first dot as webdataset does; no absolute name, none with '..'
+IMAGE_EXTENSIONS = ('webp', 'png', 'jpg', 'jpeg')  # in CLIP-benchmark's order of preference
+SIGNATURES = {b'RIFF': 'webp', b'\x89PNG': 'png', b'\xff\xd8\xff': 'jpg'}  # first bytes of a file
+# Key and extension, split at the first dot as webdataset does; absolute names and '..' do not match.
 MEMBER_NAME = re.compile(r'((?:(?!\.\./)[^/]+/)*[^./]+)\.([^/]+)')
-
-Label = int | np.ndarray | list[str]  # class id, 0/1 vector over the classes, captions
 
 
 class EvalSet(NamedTuple):
-    """One split of a set, tars unread. Retrieval sets have no classnames and no templates."""
+    """One split of a set, before its tars are read.
+
+    Retrieval sets have no classnames and no templates.
+    """
 
     name: str
     kind: str  # 'classification', 'multilabel' or 'retrieval'
@@ -36,25 +38,26 @@ class EvalSet(NamedTuple):
 
 
 class Sample(NamedTuple):
+    """One image with its label."""
+
     key: str
     image: bytes  # still encoded
     label: Label
 
 
-def folder_name(dataset: str) -> str:
-    """The folder of a set that CLIP-benchmark calls so: 'wds/vtab/cifar10' -> 'vtab-cifar10'."""
-    return dataset.removeprefix('wds/').replace('/', '-')
-
-
 def open_eval_set(folder: str | Path, split: str = 'test') -> EvalSet:
-    """Reads all but the tars of one split.
+    """Opens one split; reads every file except the tars.
+
+    Args:
+      folder: of the set, with or without ~.
+      split: name of a folder inside.
 
     Raises:
-      UserError: a missing or malformed file or a missing tar, by name.
+      UserError: a missing or malformed file or a missing tar; names it.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f'{folder} is no folder: give that of one evaluation set, DIR/<set>')
+        raise UserError(f'{folder} is no folder: give the folder of one evaluation set, DIR/<set>')
     description = read_description(folder)
     count_path = folder / split / 'nshards.txt'
     count = ' '.join(read_lines(count_path, 'it must hold the number of tars of the split'))
@@ -68,10 +71,10 @@ def open_eval_set(folder: str | Path, split: str = 'test') -> EvalSet:
 
 
 def iter_samples(eval_set: EvalSet) -> Iterator[Sample]:
-    """Samples in the order of the tars; holds one at a time and writes nothing to disk.
+    """Yields the samples in the order of the tars; keeps one in memory, writes nothing to disk.
 
     Raises:
-      UserError: a damaged tar, after the samples that end in front of the damage; a sample without
+      UserError: a damaged tar, after the samples that end before the damage; a sample without
         image or label, or with a label that does not fit the set; a set without samples.
     """
     total = 0
@@ -91,21 +94,23 @@ def iter_samples(eval_set: EvalSet) -> Iterator[Sample]:
 
 
 def count_samples(eval_set: EvalSet) -> int:
-    """Samples of a set by the headers of its first and last tar: exact where all but the last have
-    as many, as writers leave them. In a damaged tar those before the damage count."""
+    """Number of samples, from the headers of the first and the last tar.
+
+    Exact if all tars except the last hold equally many, which is how they are written. In a damaged
+    tar, only the samples before the damage count.
+    """
 
     def labels(shard: Path) -> int:
         count = 0
         try:
             with tarfile.open(shard, 'r:') as archive:
-                for member in archive:
-                    archive.members.clear()
+                for member in tars.iter_members(archive):
                     count += member.name.endswith(extension)
         except (tarfile.TarError, OSError):
-            pass  # iter_samples says so, with the place
+            pass  # iter_samples reports it, with the place
         return count
 
-    extension, shards = f'.{LABEL_EXTENSIONS[eval_set.kind]}', eval_set.shards
+    extension, shards = f'.{EXTENSIONS[eval_set.kind]}', eval_set.shards
     return labels(shards[0]) * (len(shards) - 1) + labels(shards[-1])
 
 
@@ -119,22 +124,22 @@ def write_eval_set(
     templates: Iterable[str] = (),
     shard_size: int = 10_000,
 ) -> EvalSet:
-    """Writes a split; nshards.txt, without which it cannot be opened, comes last.
+    """Writes a split; nshards.txt, which `open_eval_set` requires, is written last.
 
     Args:
-      folder, split: as open_eval_set; what is there is replaced.
-      samples: image, encoded as WebP, PNG or JPEG, and label; keys are s0000000, s0000001 ...
-      kind, classnames, templates: as in EvalSet.
-      shard_size: samples a tar.
+      folder, split: see `open_eval_set`; existing files are replaced.
+      samples: (image encoded as WebP, PNG or JPEG, label); the keys are s0000000, s0000001, ...
+      kind, classnames, templates: see `EvalSet`.
+      shard_size: samples of a tar.
 
     Raises:
-      UserError: webdataset is not installed, or reading would not give back what was given.
+      UserError: webdataset is not installed, or reading would not return the same values.
     """
     try:
-        import webdataset  # the package; only preparation needs it
+        import webdataset  # the package; reading does not need it
     except ImportError as error:
         raise UserError('writing an evaluation set needs: pip install webdataset') from error
-    folder = Path(folder).expanduser().resolve()  # webdataset takes a name with ':' for a URL
+    folder = Path(folder).expanduser().resolve()  # webdataset treats a name with ':' as a URL
     (folder / split).mkdir(parents=True, exist_ok=True)
     (folder / split / 'nshards.txt').unlink(missing_ok=True)
     given = ([kind], list(classnames), list(templates))
@@ -150,9 +155,9 @@ def write_eval_set(
     with webdataset.ShardWriter(pattern, maxcount=shard_size, verbose=0, mtime=0) as writer:
         for index, (image, label) in enumerate(samples):
             extension = next((e for s, e in SIGNATURES.items() if image.startswith(s)), 'unknown')
-            content = '\n'.join(label) if kind == 'retrieval' else label
-            files = encode({extension: image, LABEL_EXTENSIONS[kind]: content})
-            # what reading would refuse or change is refused here
+            content = '\n'.join(cast(list[str], label)) if kind == 'retrieval' else label
+            files = encode({extension: image, EXTENSIONS[kind]: content})
+            # Refuses labels that reading would refuse or change.
             if not np.array_equal(decode(eval_set, files, f'sample {index}')[1], label):
                 raise UserError(f'sample {index}: its label would not be read back as it is')
             writer.write({'__key__': f's{index:07d}', **files})
@@ -162,6 +167,7 @@ def write_eval_set(
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:
+    """The trimmed lines of a UTF-8 file; `remedy` ends the message of an error."""
     try:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -171,32 +177,32 @@ def read_lines(path: Path, remedy: str) -> list[str]:
 
 
 def read_description(folder: Path) -> EvalSet:
-    """The set without its shards."""
+    """The set without its shards, from the text files of its folder."""
     type_path, kind = folder / 'dataset_type.txt', 'classification'
-    known = f'it must hold one of {", ".join(LABEL_EXTENSIONS)}'
+    known = f'it must hold one of {", ".join(EXTENSIONS)}'
     if type_path.exists():
         kind = ' '.join(read_lines(type_path, known)).lower()
-    if kind not in LABEL_EXTENSIONS:
+    if kind not in EXTENSIONS:
         raise UserError(f'{type_path} holds {kind[:20]!r}: {known}')
     eval_set = EvalSet(folder.resolve().name, kind, classnames=[], templates=[], shards=[])
     if kind == 'retrieval':
         return eval_set
     path = folder / 'classnames.txt'
-    classnames = read_lines(path, 'it must hold the class names, one a line')
-    if '' in classnames:  # left out, it would shift the ids of those that follow
+    classnames = read_lines(path, 'it must hold the class names, one per line')
+    if '' in classnames:  # skipping it would shift the ids of the following classes
         raise UserError(f'{path} line {classnames.index("") + 1} is empty: ids count the lines')
     path = folder / 'zeroshot_classification_templates.txt'
-    # clip-benchmark has no default either: it asserts that a set has templates
-    templates = read_lines(path, 'it must hold templates such as "a photo of a {c}.", one a line')
+    # No default, as in clip-benchmark, which asserts that a set has templates.
+    templates = read_lines(path, 'it must hold templates such as "a photo of a {c}.", one per line')
     if bad := [template for template in templates if '{c}' not in template]:
         raise UserError(f'{path}: {bad[0]!r} lacks {{c}}, which stands for the class name')
     return eval_set._replace(classnames=classnames, templates=templates)
 
 
 def grouped_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: content}) of neighbouring files that share a key."""
+    """Yields (key, {extension: content}) of consecutive files with the same key."""
     for key, members in itertools.groupby(read_members(shard), key=lambda member: member[0]):
-        files = {}
+        files: dict[str, bytes] = {}
         for _, extension, content in members:
             if extension in files:
                 raise UserError(f'{shard}: sample {key!r} has two .{extension}: keep one')
@@ -205,48 +211,23 @@ def grouped_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, extension, content) of the regular files with a name that stays inside."""
-    with shard.open('rb') as file, tarfile.open(fileobj=file, mode='r|') as archive:
-        for member in archive:
-            archive.members.clear()  # tarfile would keep every header
-            name = MEMBER_NAME.fullmatch(member.name)
-            if name and member.isreg():
-                yield name[1], name[2].lower(), archive.extractfile(member).read()
-        # tarfile takes a cut between two members, and a damaged header, for the end
-        file.seek(archive.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError('the end mark is missing')
+    """Yields (key, extension, content) of regular files, without absolute names and '..'."""
+    for archive, member in tars.stream(shard):
+        name = MEMBER_NAME.fullmatch(member.name)
+        if name and member.isreg():
+            content = cast(IO[bytes], archive.extractfile(member)).read()
+            yield name[1], name[2].lower(), content
 
 
 def decode(eval_set: EvalSet, files: dict[str, bytes], where: str) -> tuple[bytes, Label]:
-    """Image and label of a sample; `where` begins the message of an error."""
+    """(encoded image, label) of a sample; `where` begins the message of an error."""
     image = next((files[e] for e in IMAGE_EXTENSIONS if files.get(e)), None)
     if image is None:
         raise UserError(f'{where} has no image: it needs one of {", ".join(IMAGE_EXTENSIONS)}')
-    extension = LABEL_EXTENSIONS[eval_set.kind]
+    extension = EXTENSIONS[eval_set.kind]
     if extension not in files:
         raise UserError(f'{where} has no label: a {eval_set.kind} set needs .{extension}')
     try:
         return image, read_label(eval_set.kind, files[extension], len(eval_set.classnames))
     except ValueError as error:
         raise UserError(f'{where}: .{extension} cannot be used: {error}') from error
-
-
-def read_label(kind: str, content: bytes, num_classes: int) -> Label:
-    if kind == 'retrieval':
-        captions = [line for line in content.decode('utf-8').splitlines() if line.strip()]
-        if not captions:
-            raise ValueError('no caption, there must be at least one, one a line')
-        return captions
-    if kind == 'multilabel':
-        try:
-            labels_C = np.load(io.BytesIO(content), allow_pickle=False)
-        except Exception as error:  # bad bytes raise half a dozen kinds
-            raise ValueError('no plain array; pickled ones are never loaded') from error
-        if np.shape(labels_C) != (num_classes,) or not np.isin(labels_C, (0, 1)).all():
-            raise ValueError(f'it must hold 0 or 1 for each of the {num_classes} classes')
-        return labels_C
-    class_id = int(content)
-    if not 0 <= class_id < num_classes:
-        raise ValueError(f'class id {class_id}, but {num_classes} classes, counted from 0')
-    return class_id

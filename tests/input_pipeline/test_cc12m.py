@@ -4,7 +4,7 @@ import corpus
 import pytest
 
 from configs import base
-from input_pipeline import prepare, sources
+from input_pipeline import preparation, sources
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_beam_keeps_what_prepare_keeps(tmp_path):
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=str(tars), try_download_gcs=False)
     )
-    report = prepare.prepare(str(tars), str(tmp_path / 'prepared'), workers=1)
+    report = preparation.prepare(str(tars), str(tmp_path / 'prepared'), workers=1)
 
     def records(name, folder):
         data = base.get_config().data

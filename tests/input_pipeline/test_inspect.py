@@ -1,11 +1,11 @@
-"""What `inspect` says of a prepared folder."""
+"""The summary of a prepared folder."""
 
 import corpus
 import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import inspect, prepare
+from input_pipeline import inspection, preparation
 from pgs.errors import UserError
 
 
@@ -18,13 +18,13 @@ def prepared(tmp_path):
     ]
     members += corpus.pair('long', corpus.encoded(corpus.photo(0)), b'word ' * 200)
     corpus.write_tar(tmp_path / '0.tar', members)
-    prepare.prepare(str(tmp_path / '0.tar'), str(tmp_path / 'out'), workers=1)
+    preparation.prepare(str(tmp_path / '0.tar'), str(tmp_path / 'out'), workers=1)
     return tmp_path / 'out'
 
 
 def test_counts_lengths_and_sheet(prepared):
-    text = inspect.inspect(str(prepared), None, 1000)
-    assert '61 records, 61 looked at, 0 broken' in text
+    text = inspection.inspect(str(prepared), None, 1000)
+    assert '61 records, 61 read, 0 broken' in text
     assert 'median 120 x 90 pixels' in text
     assert '1.6% longer than 77 tokens' in text  # one of 61
     bars = {
@@ -44,21 +44,21 @@ def test_broken_records_are_counted_by_place(prepared):
     content = bytearray(shard.read_bytes())
     content[30_000:32_000] = b'\xa5' * 2000
     shard.write_bytes(content)
-    text = inspect.inspect(str(prepared), None, 1000)
-    broken = int(text.split(' looked at, ')[1].split()[0])
+    text = inspection.inspect(str(prepared), None, 1000)
+    broken = int(text.split(' read, ')[1].split()[0])
     assert 1 <= broken < 10
     assert text.count('  broken: record ') == broken
 
 
 def test_a_sample_is_spread_evenly(prepared):
-    assert '61 records, 10 looked at, 0 broken' in inspect.inspect(str(prepared), None, 10)
+    assert '61 records, 10 read, 0 broken' in inspection.inspect(str(prepared), None, 10)
 
 
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(UserError, match='is no prepared data set'):
-        inspect.inspect(str(tmp_path), None, 10)
+        inspection.inspect(str(tmp_path), None, 10)
 
 
 def test_a_sheet_that_cannot_be_written(prepared, tmp_path):
     with pytest.raises(UserError, match='give another --sheet'):
-        inspect.inspect(str(prepared), str(tmp_path / 'absent' / 'sheet.png'), 10)
+        inspection.inspect(str(prepared), str(tmp_path / 'absent' / 'sheet.png'), 10)

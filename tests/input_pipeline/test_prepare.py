@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from configs import base
-from input_pipeline import images, prepare, raw_samples, sources
+from input_pipeline import crops, images, preparation, raw_samples, sources
 from input_pipeline.validate import MAX_PIXELS, REASONS
 from pgs.errors import UserError
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(source, out, **options):
-    return prepare.prepare(str(source), str(out), **({'workers': 1} | options))
+    return preparation.prepare(str(source), str(out), **({'workers': 1} | options))
 
 
 def data_of(out):
@@ -84,8 +84,8 @@ def test_training_on_it_never_fails(nasty):
     ((source, _),) = sources.open_train(data_of(out))
     for record in source.__getitems__(list(range(len(source)))):
         size = images.image_size(record['image'])
-        box = images.crop_boxes([size], np.full((1, images.DRAWS), 0.5), (0.9, 1.0))[0]
-        view = images.cropped([record['image']], [box], image_size=32)
+        box = crops.crop_boxes([size], np.full((1, crops.DRAWS), 0.5), (0.9, 1.0))[0]
+        view = crops.cropped([record['image']], [box], image_size=32)
         assert view.shape == (1, 32, 32, 3)
         assert bool(tf.io.is_jpeg(record['image']))
         assert record['captions'][0].decode().strip()
@@ -130,7 +130,7 @@ def test_odd_formats_look_as_they_should(nasty):
 
 def test_verify_reads_all_and_finds_damage(nasty, tmp_path):
     _, out, report, _, _, _ = nasty
-    assert prepare.verify(str(out)) == report['kept']
+    assert preparation.verify(str(out)) == report['kept']
     corpus.good_tar(tmp_path / '0.tar', 30)
     run(tmp_path / '0.tar', tmp_path / 'out')
     shard = next((tmp_path / 'out').glob('*.array_record-*'))
@@ -138,7 +138,7 @@ def test_verify_reads_all_and_finds_damage(nasty, tmp_path):
     content[30_000:32_000] = b'\xa5' * 2000
     shard.write_bytes(content)
     with pytest.raises(UserError, match=r'record \d+ of .*array_record-00000-of-00001 is damaged'):
-        prepare.verify(str(tmp_path / 'out'))
+        preparation.verify(str(tmp_path / 'out'))
     data = data_of(tmp_path / 'out')
     ((source, _),) = sources.open_train(data)
     with pytest.raises(UserError, match=r'cannot read record \d+ of .*skip_unreadable=True'):
@@ -166,7 +166,7 @@ def shards(tmp_path):
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(shards, tmp_path, monkeypatch, capsys):
     run(shards, tmp_path / 'whole')
-    real, calls = prepare.prepare_shard, []
+    real, calls = preparation.prepare_shard, []
 
     def fail_at_third(shard, index, *rest):
         calls.append(index)
@@ -193,23 +193,23 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(shards, tmp_path, monkeypa
         def shutdown(self, **_):
             pass
 
-    monkeypatch.setattr(prepare.concurrent.futures, 'ProcessPoolExecutor', InProcess)
-    monkeypatch.setattr(prepare, 'prepare_shard', fail_at_third)
+    monkeypatch.setattr(preparation.concurrent.futures, 'ProcessPoolExecutor', InProcess)
+    monkeypatch.setattr(preparation, 'prepare_shard', fail_at_third)
     with pytest.raises(UserError, match='No space left on device; finished shards are kept'):
         run(shards, tmp_path / 'out')
     assert not (tmp_path / 'out' / 'dataset_info.json').exists()  # nothing that training would take
 
     calls.clear()
-    monkeypatch.setattr(prepare, 'prepare_shard', lambda *a: calls.append(a[1]) or real(*a))
+    monkeypatch.setattr(preparation, 'prepare_shard', lambda *a: calls.append(a[1]) or real(*a))
     run(shards, tmp_path / 'out')
     assert calls == [2]
-    assert '3 of 4 shards are done already' in capsys.readouterr().out
+    assert '3 of 4 shards are already done' in capsys.readouterr().out
     assert folder_content(tmp_path / 'out') == folder_content(tmp_path / 'whole')
 
 
 @pytest.mark.slow
 def test_a_write_that_fails_leaves_no_shard(tmp_path):
-    """A file that may not grow stands for a full disk: the same failed write() in the same place."""
+    """A limit on the size of files stands for a full disk: write() fails in the same place."""
     corpus.good_tar(tmp_path / '0.tar', 2)
     corpus.good_tar(tmp_path / '1.tar', 100)
     command = [
@@ -221,7 +221,7 @@ def test_a_write_that_fails_leaves_no_shard(tmp_path):
     failed = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
-    assert last.startswith(f'error: cannot go on with {tmp_path}/1.tar: ')
+    assert last.startswith(f'error: cannot continue with {tmp_path}/1.tar: ')
     assert 'File too large' in last
     assert 'Traceback' not in failed.stderr
     left = sorted(p.name for p in (tmp_path / 'out').rglob('*') if p.is_file())

@@ -10,7 +10,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from input_pipeline.webdataset import Sample, folder_name, iter_samples, open_eval_set
+from input_pipeline.webdataset import Sample, iter_samples, open_eval_set
 from input_pipeline.webdataset import write_eval_set as write
 from pgs.errors import UserError
 
@@ -149,12 +149,6 @@ def test_every_image_extension_is_read(tmp_path):
         members += [(f's{index}.{extension}', extension.encode()), (f's{index}.cls', b'2\n')]
     samples = list(iter_samples(open_eval_set(make_set(tmp_path / 'set', members))))
     assert samples == [Sample(f's{i}', e.encode(), 2) for i, e in enumerate(extensions)]
-
-
-def test_folder_name():
-    assert folder_name('wds/vtab/cifar10') == 'vtab-cifar10'
-    assert folder_name('wds/imagenet1k') == 'imagenet1k'
-    assert folder_name('mscoco_captions') == 'mscoco_captions'
 
 
 def test_type_is_classification_where_the_file_is_absent(tmp_path):
