@@ -1,1 +1,1 @@
-"""The paper's tables with our rows beside them."""
+"""The paper's tables with our rows below them."""

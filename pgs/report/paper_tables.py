@@ -1,18 +1,22 @@
-"""The figures that the paper published, in percent, and the task of ours behind each of them.
+"""The paper's published figures, in percent, and the task of pgs.evaluate behind each of them.
 
 Pei et al., Seeing What Matters: Empowering CLIP with Patch Generation-to-Selection, CVPR 2025,
 arXiv 2503.17080. Every row is a ViT-B/16 trained on CC12M for 32 epochs.
+
+The published rows follow the order of the tasks in pgs.evaluate.tasks.GROUPS.
 """
 
 from typing import NamedTuple
+
+from pgs.evaluate.tasks import GROUPS
 
 
 class Column(NamedTuple):
     """One column of a table.
 
     Attributes:
-      heading: words; the terminal puts each on a line of its own.
-      tasks: names as in results.json; a column of means has all that it averages.
+      heading: words; the terminal puts each word on its own line.
+      tasks: names as in results.json; a mean has all the tasks that it averages.
       metric: key among the tasks' metrics, a share in [0, 1].
       is_mean: True where the paper gives the mean of other columns.
     """
@@ -27,9 +31,9 @@ class Table(NamedTuple):
     """A table of the paper.
 
     Attributes:
-      title: also says what is measured.
+      title: names the protocol and the metric.
       columns: from left to right.
-      rows: method -> its published figures in percent, one a column.
+      rows: method -> its published figures in percent, one for each column.
     """
 
     title: str
@@ -37,44 +41,54 @@ class Table(NamedTuple):
     rows: dict[str, tuple[float, ...]]
 
 
-# Time of a run over that of the unmasked CLIP's.
+# Training time relative to the unmasked CLIP (the paper's R.T.T.).
 RELATIVE_TRAINING_TIME = {
-    'CLIP': 1.0, 'FLIP': 0.5, 'A-CLIP': 1.1, 'E-CLIP': 0.6, 'PGS-0.5': 0.5, 'PGS-0.3': 0.6,
-}  # fmt: skip
+    'CLIP': 1.0,
+    'FLIP': 0.5,
+    'A-CLIP': 1.1,
+    'E-CLIP': 0.6,
+    'PGS-0.5': 0.5,
+    'PGS-0.3': 0.6,
+}
 
-CLASSIFICATION_SETS = {
-    'food101': 'Food101', 'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'sun397': 'SUN397',
-    'cars': 'Cars', 'voc2007': 'VOC2007', 'fgvc_aircraft': 'Aircraft', 'dtd': 'DTD',
-    'pets': 'Pets', 'caltech101': 'Caltech101', 'flowers': 'Flowers', 'stl10': 'STL10',
-    'eurosat': 'EuroSAT', 'resisc45': 'RESISC45', 'gtsrb': 'GTSRB', 'country211': 'Country211',
-    'pcam': 'PCam',
-}  # fmt: skip
-RETRIEVAL_SETS = {'mscoco_captions': 'COCO', 'flickr8k': 'Flickr8k', 'flickr30k': 'Flickr30k'}
-PROBE_SETS = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'imagenet1k': 'ImageNet-1K'}
-ROBUSTNESS_SETS = {
-    'imagenet1k': 'IN-1K', 'imagenetv2': 'IN-V2', 'imagenet-a': 'IN-A', 'imagenet-r': 'IN-R',
-    'imagenet-o': 'IN-O', 'imagenet_sketch': 'IN-Sketch',
-}  # fmt: skip
-SUGAR_CREPE_SETS = (
-    'replace_obj', 'replace_att', 'replace_rel', 'swap_obj', 'swap_att', 'add_obj', 'add_att',
-)  # fmt: skip
+# fmt: off
+CLASSIFICATION_HEADINGS = (
+    'Food101', 'CIFAR10', 'CIFAR100', 'SUN397', 'Cars', 'VOC2007', 'Aircraft', 'DTD', 'Pets',
+    'Caltech101', 'Flowers', 'STL10', 'EuroSAT', 'RESISC45', 'GTSRB', 'Country211', 'PCam',
+)
+# fmt: on
+ROBUSTNESS_HEADINGS = ('IN-1K', 'IN-V2', 'IN-A', 'IN-R', 'IN-O', 'IN-Sketch')
+RETRIEVAL_HEADINGS = ('COCO', 'Flickr8k', 'Flickr30k')
+PROBE_HEADINGS = ('CIFAR10', 'CIFAR100', 'ImageNet-1K')
 
 
-def figures(group: str, sets: dict[str, str]) -> tuple[Column, ...]:
-    """A column of top-1 accuracy for each set of a group of tasks."""
-    return tuple(Column(title, (f'{group}/{name}',), 'acc1') for name, title in sets.items())
+def accuracy_columns(
+    group: str, headings: tuple[str, ...], metric: str = 'acc1'
+) -> tuple[Column, ...]:
+    """One column for each task of a group."""
+    return tuple(
+        Column(heading, (task,), metric)
+        for heading, task in zip(headings, GROUPS[group], strict=True)
+    )
 
 
 def mean(heading: str, columns: tuple[Column, ...]) -> Column:
-    """The column that averages others, all of one metric."""
+    """The column that averages other columns, which share a metric."""
     tasks = tuple(task for column in columns for task in column.tasks)
     return Column(heading, tasks, columns[0].metric, is_mean=True)
 
 
-classification = figures('zeroshot', CLASSIFICATION_SETS)
-robustness = figures('zeroshot', ROBUSTNESS_SETS)
-sugar_crepe = tuple(
-    Column(name.replace('_', ' '), (f'sugar_crepe/{name}',), 'acc') for name in SUGAR_CREPE_SETS
+def mean_of_kind(heading: str, kind: str) -> Column:
+    """The mean of SugarCrepe's subsets of one kind: 'obj', 'att' or 'rel'."""
+    return mean(heading, tuple(c for c in sugar_crepe if c.heading.endswith(kind)))
+
+
+classification = accuracy_columns('classification', CLASSIFICATION_HEADINGS)
+robustness = accuracy_columns('robustness', ROBUSTNESS_HEADINGS)
+sugar_crepe = accuracy_columns(
+    'sugar_crepe',
+    tuple(task.partition('/')[2].replace('_', ' ') for task in GROUPS['sugar_crepe']),
+    'acc',
 )
 
 # fmt: off
@@ -109,12 +123,14 @@ CLASSIFICATION = Table(
     },
 )
 
-# Text: captions found by their image. Image: images found by their caption.
+# Text retrieval finds captions by their image, image retrieval finds images by their caption.
 RETRIEVAL = Table(
     'Zero-shot retrieval, recall at 1, 5 and 10',
     tuple(
-        Column(f'{title} {found} R@{k}', (f'retrieval/{name}',), f'{found}_retrieval_recall@{k}')
-        for found in ('text', 'image') for name, title in RETRIEVAL_SETS.items() for k in (1, 5, 10)
+        Column(f'{heading} {target} R@{k}', (task,), f'{target}_retrieval_recall@{k}')
+        for target in ('text', 'image')
+        for heading, task in zip(RETRIEVAL_HEADINGS, GROUPS['retrieval'], strict=True)
+        for k in (1, 5, 10)
     ),
     {
         'CLIP': (
@@ -146,7 +162,7 @@ RETRIEVAL = Table(
 
 LINEAR_PROBE = Table(
     'Linear probe, top-1',
-    figures('linear_probe', PROBE_SETS),
+    accuracy_columns('linear_probe', PROBE_HEADINGS),
     {
         'CLIP': (88.0, 67.4, 62.3),
         'FLIP': (85.9, 65.5, 61.3),
@@ -157,8 +173,8 @@ LINEAR_PROBE = Table(
     },
 )
 
-# Two published OOD means are not those of the row's five figures: CLIP's are 29.9 and not 29.0,
-# A-CLIP's 29.3 and not 30.3. They stand here as published.
+# Two published OOD means differ from the mean of the row's five figures: CLIP's figures average
+# 29.9 and not 29.0, A-CLIP's average 29.3 and not 30.3. The table gives them as published.
 ROBUSTNESS = Table(
     'Robustness, zero-shot top-1',
     (*robustness, mean('all mean', robustness), mean('OOD mean', robustness[1:])),
@@ -172,16 +188,16 @@ ROBUSTNESS = Table(
     },
 )
 
-# Three published means are not those of the row's figures: of objects, CLIP's are 73.9 and not
-# 73.7, A-CLIP's 70.2 and not 71.6; of attributes, E-CLIP's 67.9 and not 68.4. As published here.
+# Three published means differ from the mean of the row's figures. Objects: CLIP's figures average
+# 73.9 and not 73.7, A-CLIP's average 70.2 and not 71.6. Attributes: E-CLIP's average 67.9 and not
+# 68.4. The table gives them as published.
 SUGAR_CREPE = Table(
     'SugarCrepe (compositionality), accuracy',
     (
         *sugar_crepe,
-        *(
-            mean(f'{kind} mean', tuple(c for c in sugar_crepe if c.heading.endswith(ending)))
-            for kind, ending in (('object', 'obj'), ('attribute', 'att'), ('relation', 'rel'))
-        ),
+        mean_of_kind('object mean', 'obj'),
+        mean_of_kind('attribute mean', 'att'),
+        mean_of_kind('relation mean', 'rel'),
     ),
     {
         'CLIP': (85.8, 79.2, 64.5, 61.8, 58.7, 74.2, 68.4, 73.7, 68.8, 64.5),

@@ -1,26 +1,27 @@
-"""What `python -m pgs.evaluate` wrote, checked, as rows of the paper's tables."""
+"""The results.json files of `python -m pgs.evaluate`, checked, as rows of the paper's tables."""
 
 import json
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from pgs.errors import UserError
 from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Table
+from pgs.utils.files import reason
 
 
 class Results(NamedTuple):
-    """What one results.json says.
+    """The content of one results.json.
 
     Attributes:
       path: as given.
       name: of the row.
-      checkpoint: what was scored, '' where the file does not say.
-      relative_training_time: time over that of the unmasked CLIP, None where not measured.
-      shares: (task, metric) -> a figure in [0, 1], of those that the tables show.
-      others: tasks that no table shows.
+      checkpoint: the model that was scored; '' if the file does not name it.
+      relative_training_time: training time relative to the unmasked CLIP; None if not measured.
+      shares: (task, metric) -> share in [0, 1], for the tasks of the tables.
+      other_tasks: tasks that no table shows.
     """
 
     path: str
@@ -28,100 +29,115 @@ class Results(NamedTuple):
     checkpoint: str
     relative_training_time: float | None
     shares: dict[tuple[str, str], float]
-    others: list[str]
+    other_tasks: list[str]
 
 
-def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def read_all(paths: list[str]) -> list[Results]:
+    """Reads the files; every row gets a name of its own.
+
+    Raises:
+      UserError: a file that is not a results.json, two rows with the same name, or no task that a
+        table shows.
+    """
+    rows: list[Results] = []
+    for path in paths:
+        results = read_results(path)
+        if results.name in RELATIVE_TRAINING_TIME:
+            results = results._replace(name=f'{results.name} (ours)')
+        for earlier in rows:
+            if earlier.name == results.name:
+                raise UserError(
+                    f'{earlier.path} and {path} are both named {results.name!r}: '
+                    "change 'name' in one of them, or score it with another --name"
+                )
+        rows.append(results)
+    if not any(results.shares for results in rows):
+        raise UserError(
+            f"{', '.join(paths)}: no task of the paper's tables was scored; "
+            '`python -m pgs.evaluate --help` lists the tasks and where their data is stored'
+        )
+    return rows
 
 
 def read_results(path: str) -> Results:
     """Reads and checks one results.json of `python -m pgs.evaluate`.
 
     Raises:
-      UserError: no such file, or one that does not hold what evaluate writes.
+      UserError: a missing file, or content that evaluate does not write.
     """
-    try:
-        content = json.loads(epath.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
-        raise UserError(
-            f'cannot read {path} ({reason}): give a results.json of `python -m pgs.evaluate`'
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get('tasks'), dict):
-        run = os.path.dirname(path) or '.'
-        raise UserError(
-            f"{path} has no 'tasks': main.py writes such a results.json into a run's folder; score "
-            f'it with `python -m pgs.evaluate --checkpoint={run}` and give the file of that'
-        )
+    content = read_content(path)
     name = content.get('name')
     if not isinstance(name, str) or not name.split():
         raise UserError(f"{path} has no 'name' for its row: write one into it")
     relative = content.get('relative_training_time')
     if relative is not None and (not is_number(relative) or relative <= 0):
         raise UserError(
-            f'{path}: relative_training_time is {relative!r}; it is a time over that of the '
+            f'{path}: relative_training_time is {relative!r}; it is a time divided by that of the '
             'unmasked run: write a number above 0, or leave it out'
         )
-    used = {(task, c.metric) for table in TABLES for c in table.columns for task in c.tasks}
+    shown = {(task, c.metric) for table in TABLES for c in table.columns for task in c.tasks}
     shares = {}
-    for task, metric in sorted(used):
-        entry = content['tasks'].get(task)
-        if entry is None:
-            continue
-        if not isinstance(entry, dict) or not isinstance(entry.get('metrics'), dict):
-            raise UserError(f"{path}: {task} has no 'metrics': score it again, or take it out")
-        share = entry['metrics'].get(metric)
-        if metric in entry['metrics'] and not (is_number(share) and 0 <= share <= 1):
-            raise UserError(
-                f'{path}: {metric} of {task} is {share!r}, no share from 0 to 1: score it again'
-            )
+    for task, metric in sorted(shown):
+        share = read_share(path, content['tasks'], task, metric)
         if share is not None:
             shares[task, metric] = share
-    others = sorted(content['tasks'].keys() - {task for task, _ in used})
+    other_tasks = sorted(content['tasks'].keys() - {task for task, _ in shown})
     checkpoint = str(content.get('checkpoint') or '')
-    return Results(path, ' '.join(name.split()), checkpoint, relative, shares, others)
+    return Results(path, ' '.join(name.split()), checkpoint, relative, shares, other_tasks)
 
 
-def read_all(paths: list[str]) -> list[Results]:
-    """Reads the files and names each row so that no two are called the same.
-
-    Raises:
-      UserError: a file that is no results.json, two of one name, or nothing that a table shows.
-    """
-    everything = []
-    for path in paths:
-        results = read_results(path)
-        if results.name in RELATIVE_TRAINING_TIME:
-            results = results._replace(name=f'{results.name} (ours)')
-        for earlier in everything:
-            if earlier.name == results.name:
-                raise UserError(
-                    f'{earlier.path} and {path} are both named {results.name!r}: '
-                    "change 'name' in one of them, or score it with another --name"
-                )
-        everything.append(results)
-    if not any(results.shares for results in everything):
+def read_content(path: str) -> dict[str, Any]:
+    """The JSON object of a results file, which has 'tasks'."""
+    try:
+        content = json.loads(epath.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UserError(
-            f"{', '.join(paths)}: no task of the paper's tables was scored; "
-            '`python -m pgs.evaluate --help` says which there are and where their data goes'
+            f'cannot read {path} ({why}): give a results.json of `python -m pgs.evaluate`'
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get('tasks'), dict):
+        run = os.path.dirname(path) or '.'
+        raise UserError(
+            f"{path} has no 'tasks': main.py writes a results.json without them into a run's "
+            f'folder; score it with `python -m pgs.evaluate --checkpoint={run}` and give the file '
+            'that this writes'
         )
-    return everything
+    return content
+
+
+def read_share(path: str, tasks: dict[str, Any], task: str, metric: str) -> float | None:
+    """One metric of one task, in [0, 1]; None if it was not scored."""
+    entry = tasks.get(task)
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get('metrics'), dict):
+        raise UserError(f"{path}: {task} has no 'metrics': score it again, or take it out")
+    share = entry['metrics'].get(metric)
+    if metric in entry['metrics'] and not (is_number(share) and 0 <= share <= 1):
+        raise UserError(
+            f'{path}: {metric} of {task} is {share!r}, no share from 0 to 1: score it again'
+        )
+    return share
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def percentages(table: Table, results: list[Results]) -> dict[str, list[float | None]]:
+    """Name of a row -> percent, one value for each column; the published rows come first."""
+    rows: dict[str, list[float | None]] = {name: list(row) for name, row in table.rows.items()}
+    return rows | {r.name: [percent(column, r) for column in table.columns] for r in results}
 
 
 def percent(column: Column, results: Results) -> float | None:
-    """The column's figure in percent, None where a set that it needs was not scored."""
+    """A row's value in a column; None if one of the column's sets was not scored."""
     shares = [results.shares.get((task, column.metric)) for task in column.tasks]
-    return None if None in shares else 100 * sum(shares) / len(shares)
-
-
-def figures_of(table: Table, everything: list[Results]) -> dict[str, list[float | None]]:
-    """Name -> figures in percent, one a column; the published rows first."""
-    ours = {r.name: [percent(column, r) for column in table.columns] for r in everything}
-    return {name: list(row) for name, row in table.rows.items()} | ours
+    scored = [share for share in shares if share is not None]
+    return 100 * sum(scored) / len(scored) if len(scored) == len(shares) else None
 
 
 def count_sets(table: Table, results: Results) -> tuple[int, int]:
-    """How many of the table's sets were scored, and how many there are."""
+    """How many of a table's sets were scored, and how many the table has."""
     tasks = {task for column in table.columns for task in column.tasks}
     return len(tasks & {task for task, _ in results.shares}), len(tasks)

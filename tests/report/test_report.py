@@ -1,4 +1,4 @@
-"""The paper's figures, and the report that sets ours below them."""
+"""The paper's published figures, and the report that shows ours below them."""
 
 import io
 import json
@@ -13,20 +13,21 @@ import pytest
 from PIL import Image
 
 from pgs.errors import UserError
-from pgs.report import __main__ as report
-from pgs.report import figures as report_figures
-from pgs.report import paper_tables, results
-from pgs.report.paper_tables import CLASSIFICATION, RETRIEVAL, ROBUSTNESS, SUGAR_CREPE, TABLES
+from pgs.evaluate.tasks import GROUPS
+from pgs.report import figures, paper_tables, results, tables
+from pgs.report.paper_tables import CLASSIFICATION, RETRIEVAL, ROBUSTNESS, TABLES
+from pgs.report.run import report
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ['CLIP', 'FLIP', 'A-CLIP', 'E-CLIP', 'PGS-0.5', 'PGS-0.3']
-# What the paper's own tables do not bear out (pgs/paper_tables.py says by how much).
-PUBLISHED_OTHERWISE = {
-    ('CLIP', 'OOD mean'), ('A-CLIP', 'OOD mean'), ('CLIP', 'object mean'),
-    ('A-CLIP', 'object mean'), ('E-CLIP', 'attribute mean'),
-}  # fmt: skip
-CLASSIFICATION_TASKS = [c.tasks[0] for c in CLASSIFICATION.columns if not c.is_mean]
-SUGAR_CREPE_TASKS = [c.tasks[0] for c in SUGAR_CREPE.columns if not c.is_mean]
+# Published means that differ from the mean of their row (pgs/report/paper_tables.py gives both).
+INCONSISTENT_MEANS = {
+    ('CLIP', 'OOD mean'),
+    ('A-CLIP', 'OOD mean'),
+    ('CLIP', 'object mean'),
+    ('A-CLIP', 'object mean'),
+    ('E-CLIP', 'attribute mean'),
+}
 
 
 def accuracies(tasks: list[str], share: float = 0.5) -> dict:
@@ -40,9 +41,9 @@ def write_results(path: Path, name: str, tasks: dict, **more) -> str:
     return str(path)
 
 
-def grid_rows(table, *paths: str) -> dict[str, list[report.Cell]]:
-    """Name -> cells under the headings."""
-    grid = report.build_grid(table, results.read_all(list(paths)))
+def grid_rows(table, *paths: str) -> dict[str, list[tables.Cell]]:
+    """Name of a row -> its cells."""
+    grid = tables.build_grid(table, results.read_all(list(paths)))
     return {row[0].text: row[1:] for row in grid.rows}
 
 
@@ -61,7 +62,7 @@ def test_every_published_figure():
 
 
 def test_published_means_are_those_of_their_row():
-    otherwise = set()
+    inconsistent = set()
     for table in TABLES:
         by_task = {c.tasks[0]: i for i, c in enumerate(table.columns) if not c.is_mean}
         for name, row in table.rows.items():
@@ -71,8 +72,8 @@ def test_published_means_are_those_of_their_row():
                     figure = np.mean([row[by_task[task]] for task in column.tasks])
                     # Each figure is rounded to one decimal, and so is the mean: 0.05 twice.
                     if abs(figure - published) > 0.1 + 1e-9:
-                        otherwise.add((name, column.heading))
-    assert otherwise == PUBLISHED_OTHERWISE
+                        inconsistent.add((name, column.heading))
+    assert inconsistent == INCONSISTENT_MEANS
 
 
 def test_what_each_mean_is_over():
@@ -109,11 +110,15 @@ def test_shares_become_percent_in_their_columns(tmp_path):
 
 
 def test_a_mean_needs_all_of_its_sets(tmp_path):
-    tasks = {f'zeroshot/{name}': share for name, share in zip(
-        ('imagenet1k', 'imagenetv2', 'imagenet-a', 'imagenet-r', 'imagenet-o', 'imagenet_sketch'),
-        (0.9, 0.1, 0.2, 0.3, 0.4, 0.5), strict=True,
-    )}  # fmt: skip
-    tasks = {task: {'metrics': {'acc1': share}} for task, share in tasks.items()}
+    shares = {
+        'imagenet1k': 0.9,
+        'imagenetv2': 0.1,
+        'imagenet-a': 0.2,
+        'imagenet-r': 0.3,
+        'imagenet-o': 0.4,
+        'imagenet_sketch': 0.5,
+    }
+    tasks = {f'zeroshot/{name}': {'metrics': {'acc1': share}} for name, share in shares.items()}
     full = write_results(tmp_path / 'full.json', 'full', tasks)
     no_ood = {task: entry for task, entry in tasks.items() if task != 'zeroshot/imagenet-o'}
     lacking = write_results(tmp_path / 'lacking.json', 'lacking', no_ood)
@@ -123,7 +128,7 @@ def test_a_mean_needs_all_of_its_sets(tmp_path):
     assert [cell.text for cell in rows['full'][-2:]] == ['40.0', '30.0']
     assert [cell.text for cell in rows['lacking'][-2:]] == ['-', '-']
     assert [cell.text for cell in rows['ood'][-2:]] == ['-', '30.0']
-    notes = report.build_grid(ROBUSTNESS, results.read_all([full, lacking, ood])).notes
+    notes = tables.build_grid(ROBUSTNESS, results.read_all([full, lacking, ood])).notes
     assert [note.split(' sets')[0] for note in notes] == ['lacking has 5 of 6', 'ood has 5 of 6']
     assert rows['CLIP'][-1].text == '29.0'  # as published, whatever the row's mean is
 
@@ -154,34 +159,37 @@ def test_training_time_is_shown_where_it_is_known(tmp_path):
 
 
 def test_terminal_wraps_and_bolds(tmp_path):
-    tasks = accuracies(CLASSIFICATION_TASKS, 0.9)
-    grid = report.build_grid(
+    tasks = accuracies(GROUPS['classification'], 0.9)
+    grid = tables.build_grid(
         CLASSIFICATION, results.read_all([write_results(tmp_path / 'r.json', 'ours', tasks)])
     )
-    wide = report.terminal_text(grid, None, bold=False)
+    wide = tables.terminal_text(grid, None, bold=False)
     assert '\x1b' not in wide
     assert wide.count('\nours') == 1
-    narrow = report.terminal_text(grid, 80, bold=True)
+    narrow = tables.terminal_text(grid, 80, bold=True)
     blocks = narrow.split('\n\n')
     assert len(blocks) > 1
     assert all('\nours' in block and '\nCLIP' in block for block in blocks)
     bare = re.sub(r'\x1b\[\d*m', '', narrow)
     assert max(len(line) for line in bare.splitlines()) <= 80
     assert narrow.count('\x1b[1m') == 18  # ours leads in all 17 and in the mean
-    # Every figure once, as in the wide table; the digits of a method's name follow a hyphen.
-    figures = re.compile(r'(?<= )\d+\.\d')
-    assert sorted(figures.findall(bare)) == sorted(figures.findall(wide))
+    # Every number once, as in the wide table; the digits of a method's name follow a hyphen.
+    number = re.compile(r'(?<= )\d+\.\d')
+    assert sorted(number.findall(bare)) == sorted(number.findall(wide))
 
 
 def test_files_beside_the_first(tmp_path):
-    tasks = accuracies([*CLASSIFICATION_TASKS[:4], 'zeroshot/voc2007_multilabel'], 0.9)
+    tasks = accuracies([*GROUPS['classification'][:4], 'zeroshot/voc2007_multilabel'], 0.9)
     first = write_results(tmp_path / 'a' / 'results.json', 'a|b_$c', tasks)
     second = write_results(tmp_path / 'b' / 'results.json', 'CLIP', accuracies(['zeroshot/dtd']))
-    text = report.report([first, second], None, None, None)
+    text = report([first, second], None, None, None)
     markdown = (tmp_path / 'a' / 'report.md').read_text()
     assert sorted(p.name for p in tmp_path.glob('*/*')) == [
-        'report.md', 'report.png', 'results.json', 'results.json'
-    ]  # fmt: skip
+        'report.md',
+        'report.png',
+        'results.json',
+        'results.json',
+    ]
     rows = [line for line in markdown.splitlines() if line.startswith('| ')]
     assert len(rows) == 10  # heading, rule, six published, two of ours
     ours = rows[-2]
@@ -189,22 +197,24 @@ def test_files_beside_the_first(tmp_path):
     assert rows[-1].startswith('| CLIP (ours) | ')
     assert len({len(re.split(r'(?<!\\)\|', row)) for row in rows}) == 1
     for words in (
-        'a|b_$c has 4 of 17 sets', 'in no table: zeroshot/voc2007_multilabel',
-        'Linear probe, top-1: left out', 'SugarCrepe (compositionality), accuracy: left out',
+        'a|b_$c has 4 of 17 sets',
+        'in no table: zeroshot/voc2007_multilabel',
+        'Linear probe, top-1: left out',
+        'SugarCrepe (compositionality), accuracy: left out',
         'runs/a|b_$c, step 7',
-    ):  # fmt: skip
+    ):
         assert words in text
     assert 'Zero-shot classification, top-1: left out' not in text
 
 
 def draw(*paths: str):
-    everything = results.read_all(list(paths))
-    tables = [(table, results.figures_of(table, everything)) for table in TABLES]
-    return report_figures.comparison_figure(tables, [r.name for r in everything])
+    rows = results.read_all(list(paths))
+    values = [(table, results.percentages(table, rows)) for table in TABLES]
+    return figures.comparison_figure(values, [r.name for r in rows])
 
 
 def test_radar_of_five_sets(tmp_path):
-    tasks = accuracies(CLASSIFICATION_TASKS[:5], 0.25)
+    tasks = accuracies(GROUPS['classification'][:5], 0.25)
     path = write_results(tmp_path / 'r.json', 'ours', tasks)
     (axis,) = draw(path).axes
     assert axis.name == 'polar'
@@ -224,7 +234,7 @@ def test_radar_of_five_sets(tmp_path):
 
 
 def test_bars_of_fewer(tmp_path):
-    tasks = accuracies([*CLASSIFICATION_TASKS[:4], 'sugar_crepe/swap_obj'], 0.25)
+    tasks = accuracies([*GROUPS['classification'][:4], 'sugar_crepe/swap_obj'], 0.25)
     path = write_results(tmp_path / 'r.json', 'ours', tasks)
     other = write_results(tmp_path / 's.json', 'other', accuracies(['sugar_crepe/swap_att'], 0.75))
     figure = draw(path, other)
@@ -245,12 +255,12 @@ def test_bad_files_are_named(tmp_path):
         path = tmp_path / 'results.json'
         path.write_text(content)
         with pytest.raises(UserError, match=words) as caught:
-            report.report([str(path)], None, None, None)
+            report([str(path)], None, None, None)
         assert str(path) in str(caught.value)
         assert '\n' not in str(caught.value)
 
     with pytest.raises(UserError, match=r'absent\.json \(No such file'):
-        report.report([str(tmp_path / 'absent.json')], None, None, None)
+        report([str(tmp_path / 'absent.json')], None, None, None)
     refused('{"name": ', r'results\.json \(Expecting value')
     refused('[]', "no 'tasks'")
     refused('{"step": 7, "loss": 1.5}', r'main\.py writes .*`python -m pgs\.evaluate --checkpoint=')
@@ -268,11 +278,11 @@ def test_outputs_that_cannot_be_written(tmp_path):
     path = write_results(tmp_path / 'r.json', 'x', accuracies(['sugar_crepe/add_att']))
     before = Path(path).read_text()
     with pytest.raises(UserError, match=r'--markdown=.* must end in \.md'):
-        report.report([path], path, None, None)
+        report([path], path, None, None)
     with pytest.raises(UserError, match=r'--figure=f\.pdf must end in \.png'):
-        report.report([path], None, 'f.pdf', None)
+        report([path], None, 'f.pdf', None)
     with pytest.raises(UserError, match=r'cannot write .*x\.png \(.*give another --figure'):
-        report.report([path], None, f'{path}/x.png', None)
+        report([path], None, f'{path}/x.png', None)
     assert Path(path).read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ['r.json']
 
@@ -281,7 +291,7 @@ def test_two_of_one_name(tmp_path):
     tasks = accuracies(['zeroshot/dtd'])
     paths = [write_results(tmp_path / f'{i}.json', 'x', tasks) for i in range(2)]
     with pytest.raises(UserError, match=r"0\.json and .*1\.json are both named 'x'"):
-        report.report(paths, None, None, None)
+        report(paths, None, None, None)
 
 
 def test_command_line(tmp_path):
@@ -289,7 +299,7 @@ def test_command_line(tmp_path):
         command = [sys.executable, '-m', 'pgs.report', *args]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
-    path = write_results(tmp_path / 'r.json', 'x', accuracies(SUGAR_CREPE_TASKS))
+    path = write_results(tmp_path / 'r.json', 'x', accuracies(GROUPS['sugar_crepe']))
     done = run(path, f'--markdown={tmp_path}/new/a.md', f'--figure={tmp_path}/b.png')
     assert (done.returncode, done.stderr) == (0, '')
     assert 'SugarCrepe' in done.stdout
