@@ -7,6 +7,8 @@ A config file starts from this one and changes what differs. A flag changes a ke
 import ml_collections
 from ml_collections import config_dict
 
+from input_pipeline.tokenizer import VOCAB_SIZE
+
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
@@ -71,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.image.mlp_ratio = 4.0
     config.model.text = ml_collections.ConfigDict()
     config.model.text.context_length = 77  # tokens
-    config.model.text.vocab_size = 49408  # CLIP's BPE
+    config.model.text.vocab_size = VOCAB_SIZE  # of CLIP's byte-pair tokenizer
     config.model.text.width = 512
     config.model.text.layers = 12
     config.model.text.heads = 8

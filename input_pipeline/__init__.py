@@ -1,7 +1,7 @@
-"""From files of image-text pairs to batches on the host.
+"""Data: preparing image-text pairs, reading them in batches on the host, evaluation sets.
 
-TensorFlow reads and augments data here and computes nothing else. Its start-up messages are turned
-off before anything imports it, and so are oneDNN's operations, which change rounding by machine.
+TensorFlow is used only to read and augment data. Before it is imported, this package turns off its
+start-up messages, and oneDNN's operations, whose rounding depends on the machine.
 """
 
 import os
@@ -11,7 +11,7 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 
 def hide_accelerators_from_tensorflow() -> None:
-    """Leaves GPUs to JAX; to be called before TensorFlow uses one."""
+    """Leaves GPUs to JAX; must be called before TensorFlow uses one."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], 'GPU')

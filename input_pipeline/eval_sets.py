@@ -1,10 +1,11 @@
-"""Evaluation sets opened by name, from CLIP-benchmark's tars or from TFDS, and their images decoded."""
+"""Opens evaluation sets, as CLIP-benchmark's tars or from TFDS, and decodes their images."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,25 +14,36 @@ from input_pipeline import images, webdataset
 from pgs.errors import UserError
 
 DEFAULT_TEMPLATES = ('a photo of a {c}.',)
+ImageSample = tuple[str, bytes, Any]  # name for messages, encoded image, label
+T = TypeVar('T')
 
 
-class LabelledImages(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
     """One split of a set. Retrieval sets have no class names and no templates."""
 
     origin: str  # folder or TFDS name and split
     kind: str  # 'classification', 'multilabel' or 'retrieval'
     classnames: list[str]
     templates: list[str]
-    count: int  # samples, for the progress bar; of tars an estimate
-    samples: Callable[[], Iterator[tuple[str, bytes, Any]]]  # (name, encoded image, label) in order
-    note: str = ''  # on what makes the figures less than comparable
+    count: int  # of samples, for the progress bar; an estimate for tars
+    samples: Callable[[], Iterator[ImageSample]]  # starts to read, in order
+    note: str = ''  # why the scores are not fully comparable; '': they are
 
 
 def open_tars(data_root: Path, folder: str, split: str) -> LabelledImages | None:
-    """A split in CLIP-benchmark's layout, DATA/<folder> or DATA/wds_<folder>; None: no such folder.
+    """Opens a split in CLIP-benchmark's layout, DATA/<folder> or DATA/wds_<folder>.
+
+    Args:
+      data_root: DATA, the folder of the sets.
+      folder: name of the set's folder.
+      split: name of the split.
+
+    Returns:
+      The split; None if there is no such folder.
 
     Raises:
-      UserError: a folder that lacks something.
+      UserError: an incomplete folder.
     """
     for path in (data_root / folder, data_root / f'wds_{folder}'):
         if (path / split).is_dir():
@@ -42,7 +54,9 @@ def open_tars(data_root: Path, folder: str, split: str) -> LabelledImages | None
 
 
 def from_tars(opened: webdataset.EvalSet, origin: str) -> LabelledImages:
-    def samples():
+    """The samples of an opened set; `origin` names it in messages."""
+
+    def samples() -> Iterator[ImageSample]:
         for sample in webdataset.iter_samples(opened):
             yield f'{origin}, sample {sample.key!r}', sample.image, sample.label
 
@@ -51,9 +65,9 @@ def from_tars(opened: webdataset.EvalSet, origin: str) -> LabelledImages:
 
 
 def open_tfds(data_root: Path, name: str, split: str) -> LabelledImages | None:
-    """A split of a TFDS set that is prepared under the data root; None where it is not.
+    """Opens a split of a TFDS set that is prepared under the data root; None if there is none.
 
-    TFDS has no templates: one stands in for them, which makes the figures less than comparable.
+    TFDS has no templates, so one default is used, and scores are not fully comparable.
     """
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=data_root)
@@ -64,7 +78,7 @@ def open_tfds(data_root: Path, name: str, split: str) -> LabelledImages | None:
     label = builder.info.features['label']
     classnames = [text.replace('_', ' ') for text in label.names]
 
-    def samples():
+    def samples() -> Iterator[ImageSample]:
         encoded = {'image': tfds.decode.SkipDecoding()}
         dataset = builder.as_dataset(split=split, decoders=encoded, shuffle_files=False)
         for number, record in enumerate(dataset.as_numpy_iterator()):
@@ -82,23 +96,23 @@ def open_tfds(data_root: Path, name: str, split: str) -> LabelledImages | None:
 
 
 def image_batches(
-    samples: Iterable[tuple[str, bytes, Any]], *, image_size: int, batch_size: int
+    samples: Iterable[ImageSample], *, image_size: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, list]]:
-    """Decodes on all cores, one batch ahead of the caller; memory holds two batches.
+    """Decodes on all cores, one batch ahead of the caller; keeps two batches in memory.
 
     Args:
       samples: (name, encoded image, label).
       image_size: pixels.
-      batch_size: samples of a batch; the last one may have fewer.
+      batch_size: samples of a batch; the last batch may be smaller.
 
     Yields:
-      (uint8 (b, image_size, image_size, 3), b labels).
+      (uint8 (batch, image_size, image_size, 3), labels of the batch).
 
     Raises:
-      UserError: an image that cannot be read, by the sample's name.
+      UserError: an image that cannot be read; gives the sample's name.
     """
 
-    def view(sample):
+    def view(sample: ImageSample) -> np.ndarray:
         name, encoded, _ = sample
         try:
             return images.centre_crop(encoded, image_size=image_size)
@@ -106,7 +120,7 @@ def image_batches(
             raise UserError(f'{name}: {error}: fetch that shard or file again') from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ahead = None
+        ahead: tuple[list[Future], list] | None = None
         for part in chunked(samples, batch_size):
             views = [pool.submit(view, sample) for sample in part]
             if ahead is not None:
@@ -116,9 +130,9 @@ def image_batches(
             yield np.stack([v.result() for v in ahead[0]]), ahead[1]
 
 
-def chunked(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of `size` items, the last one shorter."""
-    part = []
+def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields lists of `size` items; the last list may be shorter."""
+    part: list[T] = []
     for item in items:
         part.append(item)
         if len(part) == size:

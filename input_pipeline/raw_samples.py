@@ -50,7 +50,7 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     bounds = re.fullmatch(r'(\d+)\.\.(\d+)', match[1])
     if not bounds or int(bounds[1]) > int(bounds[2]):
-        raise UserError(f'{{{match[1]}}} in {pattern!r} is no range: write {{00000..01242}}')
+        raise UserError(f'{{{match[1]}}} in {pattern!r} is not a range: write {{00000..01242}}')
     width = len(bounds[1])
     head, tail = pattern[: match.start()], pattern[match.end() :]
     return [
@@ -183,7 +183,7 @@ def tsv_shards(path: Path) -> list[Shard]:
 def check_image_folder(folder: str) -> None:
     """Raises UserError if it is not a readable folder; cheap, unlike the scan of `ImageFolder`."""
     if not Path(folder).is_dir():
-        raise UserError(f'--images={folder} is no folder: give the folder of the images')
+        raise UserError(f'--images={folder} is not a folder: give the folder of the images')
     try:
         with os.scandir(folder):
             pass

@@ -1,4 +1,4 @@
-"""Which samples make a batch: a pure function of (seed, step), with nothing to save or restore."""
+"""The samples of a batch: a pure function of (seed, step), without state to save or restore."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ import tensorflow as tf
 
 from pgs.errors import UserError
 
-# Of the cipher that permutes. With TensorFlow's 4 and keys as plain as (0, 1), half of 100 records
-# stayed in place; with 16 about one did, as by chance, at any size that was tried.
+# Rounds of the cipher that permutes. With TensorFlow's default of 4 and simple keys such as (0, 1),
+# half of 100 records stayed in place; with 16 about one did, as in a random permutation.
 ROUNDS = 16
 
 
 def batch_shares(weights: Sequence[float], batch_size: int) -> np.ndarray:
-    """Shares of the sources, float64, summing to 1.
+    """The share of each source in a batch, float64, with sum 1.
 
     Raises:
-      UserError: a weight too small for one sample a batch.
+      UserError: a weight too small for one sample per batch.
     """
     shares = np.asarray(weights, np.float64) / np.sum(weights)
     if len(shares) > 1 and (shares * batch_size).min() < 1.0:
@@ -30,13 +30,16 @@ def batch_shares(weights: Sequence[float], batch_size: int) -> np.ndarray:
 def permuted(positions: tf.Tensor, key: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Element-wise keyed permutations of range(size).
 
-    The public tf.random.experimental.index_shuffle pads its seed to three numbers, wrongly where
-    each index has its own; the operation behind it takes three, and the rounds.
+    Not the public tf.random.experimental.index_shuffle: it pads its seed to three numbers, which
+    is wrong if each index has its own seed, and its number of rounds is fixed.
 
     Args:
       positions: int64 (B,), each in [0, size).
-      key: int64 (B, 3).
+      key: int64 (B, 3); elements with the same key belong to the same permutation.
       sizes: int64 (B,).
+
+    Returns:
+      int64 (B,), each in [0, size).
     """
     return tf.raw_ops.RandomIndexShuffle(
         index=positions, seed=key, max_index=sizes - 1, rounds=ROUNDS
@@ -51,29 +54,29 @@ def batch_indices(
     lengths: Sequence[int],
     weights: Sequence[float] = (1.0,),
 ) -> tf.Tensor:
-    """Records of the global batch of a step.
+    """The records of the global batch of a step.
 
-    The samples of a source form an endless stream, one epoch after the other, each a permutation
-    of its records keyed by (seed, source, epoch). A batch takes the next ones of each source, in
-    proportion to the weights; it may straddle two epochs. So no tail is dropped, and each record of
-    a source comes exactly once in every `length` samples of it.
+    The samples of a source form an endless stream of epochs. Each epoch is a permutation of all its
+    records, keyed by (seed, epoch, source). A batch takes the next samples of each source, in
+    proportion to the weights, and may span two epochs. So no sample is dropped, and each record of a
+    source occurs exactly once in each epoch.
 
     Args:
       step: int64 scalar, >= 0.
       seed: of the run.
-      batch_size: of the global batch.
+      batch_size: B, of the global batch.
       lengths: records of each source, >= 1.
-      weights: share of each source, any positive scale; each gets one sample a batch at least.
+      weights: share of each source, on any positive scale; at least one sample per batch.
 
     Returns:
-      int64 (batch_size,): index into the sources laid end to end.
+      int64 (B,): indices into the concatenated sources.
 
     Raises:
-      UserError: a weight too small for one sample a batch.
+      UserError: a weight too small for one sample per batch.
     """
     shares = batch_shares(weights, batch_size)
-    # Source s has had floor(c_s x) - floor(c_(s-1) x) samples when x have gone by in all, c being
-    # the cumulated shares: whole numbers that add up to x and never run backwards.
+    # Of the first x samples, floor(c_s x) - floor(c_(s-1) x) come from source s, where c are the
+    # cumulative shares. These numbers are integers with sum x that never decrease with x.
     cumulated = np.concatenate([[0.0], np.cumsum(shares)])
     cumulated[-1] = 1.0
 
@@ -85,9 +88,10 @@ def batch_indices(
     before = taken(step * batch_size)
     ends = tf.cumsum(taken((step + 1) * batch_size) - before)
     slots = tf.range(batch_size, dtype=tf.int64)
-    if len(lengths) > 1:  # so that each host's slice has a part of each source
+    if len(lengths) > 1:  # spreads each source over the slices of all hosts
         key = tf.stack([tf.constant(seed, tf.int64), step, tf.constant(-1, tf.int64)])
-        slots = permuted(slots, tf.tile(key[None], [batch_size, 1]), tf.fill([batch_size], tf.constant(batch_size, tf.int64)))  # fmt: skip
+        keys = tf.tile(key[None], [batch_size, 1])
+        slots = permuted(slots, keys, tf.fill([batch_size], tf.constant(batch_size, tf.int64)))
     source = tf.searchsorted(ends, slots, side='right')
     starts = tf.concat([tf.zeros([1], tf.int64), ends[:-1]], axis=0)
     positions = tf.gather(before, source) + slots - tf.gather(starts, source)

@@ -1,22 +1,27 @@
-"""Random-access record sources: the embedded set, prepared folders, TFDS names, mixtures of them."""
+"""Random-access record sources: the embedded set, prepared folders, TFDS data sets, mixtures."""
 
 import bisect
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from input_pipeline import openmoji
 from pgs.errors import UserError
+from pgs.utils.files import writing
 
 
 class Records:
     """One split of a prepared data set; images stay encoded.
 
-    A record that cannot be read is an error that names its file and place; with skip=True the
-    next readable one stands in for it, and each is counted and told once.
+    A record that cannot be read raises a UserError that names its file and place. With skip=True it
+    is replaced by the next readable record, with one warning for each record.
+
+    Attributes:
+      unreadable: indices of the records that were replaced.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, skip: bool = False):
@@ -41,16 +46,16 @@ class Records:
         start = self._ends[shard - 1] if shard else 0
         return f'record {index - start} of {self._files[shard]}'
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[dict]:
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         try:
             return self._source.__getitems__(indices)
-        except Exception:  # the reader raises what its C++ side gives, by kind of damage
+        except Exception:  # the type depends on how the C++ reader meets the damage
             return [self._read_one(i) for i in indices]
 
-    def _read_one(self, index: int) -> dict:
+    def _read_one(self, index: int) -> dict[str, Any]:
         for step in range(len(self)):
             candidate = (index + step) % len(self)
             try:
@@ -59,34 +64,30 @@ class Records:
                 where = self.location(candidate)
                 if not self._skip:
                     raise UserError(
-                        f'cannot read {where}: {error}; prepare that shard again, or leave such '
-                        'records out by --config.data.skip_unreadable=True'
+                        f'cannot read {where}: {error}; prepare that shard again, or skip '
+                        'unreadable records with --config.data.skip_unreadable=True'
                     ) from error
                 if candidate not in self.unreadable:
                     self.unreadable.add(candidate)
-                    print(f'warning: left out {where} ({len(self.unreadable)} unreadable so far)')
-        raise UserError(f'no record of {self._files[0]} and its neighbours can be read')
+                    print(f'warning: skipped {where} ({len(self.unreadable)} unreadable so far)')
+        raise UserError(f'no record of {self._files[0]} or its other shards can be read')
 
 
 def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBuilder:
-    """The prepared data set of a name; the embedded one is built where it is not.
+    """Opens a prepared data set; builds the embedded one if necessary.
 
     Args:
-      name: 'openmoji', or a TFDS name, or any name where folder itself is a prepared data set.
-      folder: a prepared folder, or one with TFDS data sets by name and version.
-      cache_dir: of the embedded data set.
+      name: 'openmoji' or a TFDS name; any name if folder itself is a prepared data set.
+      folder: a prepared folder, or a folder of TFDS data sets by name and version.
+      cache_dir: folder in which the embedded data set is built.
 
     Raises:
-      UserError: unknown or unprepared data set, or a cache folder that cannot be written.
+      UserError: an unknown or unprepared data set, one without images or captions, or a cache
+        folder that cannot be written.
     """
     if name == 'openmoji':
-        try:
+        with writing(f'openmoji to config.data.cache_dir={cache_dir!r}', 'give a writable folder'):
             return openmoji.prepare(cache_dir)
-        except OSError as error:
-            raise UserError(
-                f'cannot prepare openmoji under config.data.cache_dir={cache_dir!r}: {error}; '
-                'give a folder that can be written'
-            ) from error
     path = os.path.expanduser(folder)
     if '://' in path:
         raise UserError(
@@ -95,7 +96,7 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
         )
     absent = UserError(
         f'config.data.name={name!r}: no prepared data set in config.data.dir={folder!r}; '
-        'prepare one (docs/data.md), or take --config.data.name=openmoji'
+        'prepare one (docs/data.md), or use --config.data.name=openmoji'
     )
     try:
         if (Path(path) / 'dataset_info.json').is_file():
@@ -104,7 +105,7 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
             builder = tfds.builder(name, data_dir=path)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError) as error:
         raise absent from error
-    if not builder.info.splits:  # a name that TFDS knows, and that nobody has built here
+    if not builder.info.splits:  # TFDS knows the name, but the data set is not built here
         raise absent
     if {'image', 'captions'} - set(builder.info.features):
         raise UserError(f'data set {name!r} in {folder!r} lacks the features image and captions')
@@ -114,10 +115,15 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
 def open_split(
     name: str, folder: str, cache_dir: str, split: str, *, skip: bool = False
 ) -> Records:
-    """One split of a data set.
+    """Opens one split of a data set.
+
+    Args:
+      name, folder, cache_dir: see `open_builder`.
+      split: name.
+      skip: replace unreadable records, see `Records`.
 
     Raises:
-      UserError: as open_builder, and for a split that is not there or holds nothing.
+      UserError: see `open_builder`; also a split that does not exist or is empty.
     """
     builder = open_builder(name, folder, cache_dir)
     splits = builder.info.splits
@@ -128,17 +134,21 @@ def open_split(
 
 
 def open_folder(folder: Path) -> Records:
-    """The train split of a folder that `prepare` wrote."""
+    """Opens the train split of a folder that `input_pipeline.prepare` wrote.
+
+    Raises:
+      UserError: another folder.
+    """
     if not (folder / 'dataset_info.json').is_file():
-        raise UserError(f'{folder} is no prepared data set: run input_pipeline.prepare first')
+        raise UserError(f'{folder} is not a prepared data set: run input_pipeline.prepare first')
     return Records(tfds.builder_from_directory(str(folder)), 'train')
 
 
 def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:
-    """(name, dir, weight) of each data set that config.data trains on; one row without a mixture.
+    """(name, dir, weight) of each training data set of config.data; one row without a mixture.
 
     Raises:
-      UserError: a mixture whose rows are not (name, dir, positive weight).
+      UserError: a row that is not (name, dir, positive weight).
     """
     rows = data.mixture or ((data.name, data.dir, 1.0),)
     for row in rows:
@@ -150,10 +160,10 @@ def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:
 
 
 def open_train(data: ConfigDict) -> list[tuple[Records, float]]:
-    """The data sets that config.data trains on, each with its weight.
+    """Opens the training data sets of config.data; returns (records, weight) pairs.
 
     Raises:
-      UserError: as `open_split` and `mixture_rows`.
+      UserError: see `open_split` and `mixture_rows`.
     """
     return [
         (
@@ -164,13 +174,18 @@ def open_train(data: ConfigDict) -> list[tuple[Records, float]]:
     ]
 
 
-def open_held_out(data) -> Records | None:
-    """The validation split of config.data.name, None where the data set has none."""
+def open_held_out(data: ConfigDict) -> Records | None:
+    """Opens the validation split of config.data.name; None if the data set has none.
+
+    Raises:
+      UserError: see `open_builder`.
+    """
     builder = open_builder(data.name, data.dir, data.cache_dir)
     if data.validation_split not in builder.info.splits:
         return None
     return Records(builder, data.validation_split)
 
 
-def captions_of(record: dict) -> list[str]:
+def captions_of(record: dict[str, Any]) -> list[str]:
+    """The captions of a record as text."""
     return [c.decode('utf-8', 'replace') for c in record['captions']]

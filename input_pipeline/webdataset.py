@@ -57,7 +57,9 @@ def open_eval_set(folder: str | Path, split: str = 'test') -> EvalSet:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f'{folder} is no folder: give the folder of one evaluation set, DIR/<set>')
+        raise UserError(
+            f'{folder} is not a folder: give the folder of one evaluation set, DIR/<set>'
+        )
     description = read_description(folder)
     count_path = folder / split / 'nshards.txt'
     count = ' '.join(read_lines(count_path, 'it must hold the number of tars of the split'))

@@ -102,14 +102,20 @@ def nasty_members() -> tuple[list, dict[str, str], list[str]]:
         'alpha': pair('alpha', encoded(alpha, 'PNG'), suffix='png'),
         'palette': pair('palette', encoded(palette, 'PNG'), suffix='png'),
         'grey16': pair('grey16', encoded(grey16, 'PNG'), suffix='png'),
-        'gif': pair('gif', encoded(frames[0], 'GIF', save_all=True, append_images=frames[1:]), suffix='gif'),
-        'webp': pair('webp', encoded(frames[0], 'WEBP', save_all=True, append_images=frames[1:]), suffix='webp'),
+        'gif': pair(
+            'gif', encoded(frames[0], 'GIF', save_all=True, append_images=frames[1:]), suffix='gif'
+        ),
+        'webp': pair(
+            'webp',
+            encoded(frames[0], 'WEBP', save_all=True, append_images=frames[1:]),
+            suffix='webp',
+        ),
         'rotated': pair('rotated', encoded(Image.fromarray(array), exif=exif)),
         'png_called_jpg': pair('png_called_jpg', encoded(array, 'PNG')),
         'progressive': pair('progressive', encoded(Image.fromarray(array), progressive=True)),
         'bom': pair('bom', good, '\ufeffcafé ☕'.encode()),
         'upper': [('upper.JPG', good), ('upper.txt', b'upper case')],
-    }  # fmt: skip
+    }
     drop = {
         'truncated': (pair('truncated', good[: len(good) // 2]), 'broken_image'),
         'zero': (pair('zero', b''), 'empty_image'),
@@ -117,19 +123,25 @@ def nasty_members() -> tuple[list, dict[str, str], list[str]]:
         'one_pixel': (pair('one_pixel', encoded(np.zeros((1, 1, 3), np.uint8))), 'image_too_small'),
         'strip': (pair('strip', encoded(np.zeros((10, 20000, 3), np.uint8))), 'image_too_small'),
         'bomb': (pair('bomb', bomb_png(60_000, 60_000), suffix='png'), 'image_too_large'),
-        'small_bomb': (pair('small_bomb', bomb_png(12_000, 10_000), suffix='png'), 'image_too_large'),
+        'small_bomb': (
+            pair('small_bomb', bomb_png(12_000, 10_000), suffix='png'),
+            'image_too_large',
+        ),
         'no_caption': ([('no_caption.jpg', good)], 'no_caption'),
         'no_image': ([('no_image.txt', b'nothing to see')], 'no_image'),
         'empty': (pair('empty', good, b' \n\t'), 'empty_caption'),
         'latin1': (pair('latin1', good, 'café'.encode('latin-1')), 'caption_not_utf8'),
         'huge_caption': (pair('huge_caption', good, b'a' * 10_000_000), 'caption_too_long'),
-        'two_images': ([('two_images.jpg', good), ('two_images.png', good), ('two_images.txt', b'x')], 'duplicate_key'),
+        'two_images': (
+            [('two_images.jpg', good), ('two_images.png', good), ('two_images.txt', b'x')],
+            'duplicate_key',
+        ),
         '../../escape.jpg': ([('../../escape.jpg', good)], 'unsafe_name'),
         '/absolute.jpg': ([('/absolute.jpg', good)], 'unsafe_name'),
         'link.jpg': ([special('link.jpg', tarfile.SYMTYPE, '/etc/hostname')], 'not_a_file'),
         'hard.jpg': ([special('hard.jpg', tarfile.LNKTYPE, 'plain.jpg')], 'not_a_file'),
         'device.jpg': ([special('device.jpg', tarfile.CHRTYPE)], 'not_a_file'),
-    }  # fmt: skip
+    }
     members = [m for part in keep.values() for m in part]
     members += [m for part, _ in drop.values() for m in part]
     members += pair('plain', encoded(photo(9)), b'the same key again')

@@ -1,1 +1,1 @@
-"""CC12M as a TFDS data set, by Apache Beam."""
+"""CC12M as a TFDS data set, prepared by Apache Beam."""

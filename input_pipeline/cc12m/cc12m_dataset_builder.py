@@ -1,12 +1,14 @@
-"""TFDS builder of CC12M (or any image-text tar shards) with an Apache Beam pipeline.
+"""TFDS builder of CC12M (or of any image-text tars) with an Apache Beam pipeline.
 
   PYTHONPATH=. tfds build input_pipeline/cc12m --file_format=array_record --manual_dir=DIR_OF_TARS
 
-Beam's DirectRunner runs it on one machine; docs/data.md has the lines for Dataflow, Spark and Flink.
-Each tar is one element: a worker streams it, one sample in memory at a time.
+Beam's DirectRunner runs on one machine; docs/data.md has the options for Dataflow, Spark and Flink.
+Each tar is one element of the pipeline; a worker streams it, with one sample in memory at a time.
 """
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -14,8 +16,8 @@ from input_pipeline import raw_samples, records
 from input_pipeline.validate import DropError
 
 
-def examples_of(path: str):
-    """(key, example) of every sample of a tar that passes; drops are counted by reason in Beam."""
+def examples_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (key, example) of the samples to keep; counts dropped ones by reason, in Beam."""
     beam = tfds.core.lazy_imports.apache_beam
     shard = os.path.basename(path).removesuffix('.tar')
     for sample in raw_samples.tar_samples(raw_samples.Shard(path)):
@@ -29,24 +31,24 @@ def examples_of(path: str):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Image-text pairs, checked as input_pipeline.prepare checks them."""
+    """Image-text pairs, with the same checks as input_pipeline.prepare."""
 
     VERSION = tfds.core.Version('1.0.0')
     RELEASE_NOTES = {'1.0.0': 'Image-text tar shards as img2dataset writes them.'}
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Download CC12M with img2dataset as image-text tar shards (00000.tar to 01242.tar), put them into
-    one folder and name it by --manual_dir.
+    Download CC12M with img2dataset as image-text tars (00000.tar to 01242.tar), put them into one
+    folder and give it as --manual_dir.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=records.features())
 
-    def _split_generators(self, dl_manager, pipeline):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager, pipeline) -> dict:
         del pipeline
         shards, _ = raw_samples.find_shards(os.fspath(dl_manager.manual_dir))
         return {'train': self._generate_examples([shard.path for shard in shards])}
 
-    def _generate_examples(self, paths):
+    def _generate_examples(self, paths: list[str]):
         beam = tfds.core.lazy_imports.apache_beam
-        # Reshuffle keeps Beam from fusing the tars into one bundle, which one worker would get.
+        # Without Reshuffle, Beam would fuse the tars into one bundle for one worker.
         return beam.Create(paths) | beam.Reshuffle() | beam.FlatMap(examples_of)

@@ -55,7 +55,7 @@ def test_a_sample_is_spread_evenly(prepared):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UserError, match='is no prepared data set'):
+    with pytest.raises(UserError, match='is not a prepared data set'):
         inspection.inspect(str(tmp_path), None, 10)
 
 

@@ -12,9 +12,13 @@ from input_pipeline.tokenizer import END_OF_TEXT, tokenize
 from pgs.errors import UserError
 
 SETTINGS = {
-    'seed': 7, 'batch_size': 8, 'total_steps': 6, 'image_size': 32, 'context_length': 24,
+    'seed': 7,
+    'batch_size': 8,
+    'total_steps': 6,
+    'image_size': 32,
+    'context_length': 24,
     'crop_scale': (0.9, 1.0),
-}  # fmt: skip
+}
 
 
 class ListSource(list):

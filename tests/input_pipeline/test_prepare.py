@@ -213,9 +213,13 @@ def test_a_write_that_fails_leaves_no_shard(tmp_path):
     corpus.good_tar(tmp_path / '0.tar', 2)
     corpus.good_tar(tmp_path / '1.tar', 100)
     command = [
-        sys.executable, '-m', 'input_pipeline.prepare', f'--source={tmp_path}/{{0..1}}.tar',
-        f'--out={tmp_path / "out"}', '--workers=1',
-    ]  # fmt: skip
+        sys.executable,
+        '-m',
+        'input_pipeline.prepare',
+        f'--source={tmp_path}/{{0..1}}.tar',
+        f'--out={tmp_path / "out"}',
+        '--workers=1',
+    ]
 
     limited = ['bash', '-c', 'ulimit -f 150; exec "$0" "$@"', *command]  # in units of 1 kB
     failed = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -237,9 +241,12 @@ def test_a_killed_run_goes_on(tmp_path):
     for i in range(6):
         corpus.good_tar(tmp_path / f'{i:05}.tar', 150, first=1000 * i)
     command = [
-        sys.executable, '-m', 'input_pipeline.prepare', f'--source={tmp_path}/{{00000..00005}}.tar',
+        sys.executable,
+        '-m',
+        'input_pipeline.prepare',
+        f'--source={tmp_path}/{{00000..00005}}.tar',
         '--workers=1',
-    ]  # fmt: skip
+    ]
     broken = tmp_path / 'broken'
     process = subprocess.Popen(
         [*command, f'--out={broken}'], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE
@@ -324,13 +331,13 @@ def test_a_shard_without_a_good_sample(tmp_path):
     ('source', 'options', 'words'),
     [
         ('{0..3}.tar', {}, 'matches no .tar or .tsv'),
-        ('{3..0}.tar', {}, 'is no range'),
-        ('{a,b}.tar', {}, 'is no range'),
+        ('{3..0}.tar', {}, 'is not a range'),
+        ('{a,b}.tar', {}, 'is not a range'),
         ('', {}, 'matches no .tar'),
         ('absent.tsv', {'images': '.'}, 'cannot read --source'),
         ('pairs.tsv', {}, 'needs --images=DIR'),
         ('good.tar', {'images': '.'}, 'needs --images=DIR'),
-        ('pairs.tsv', {'images': 'absent'}, 'is no folder'),
+        ('pairs.tsv', {'images': 'absent'}, 'is not a folder'),
         ('empty.tsv', {'images': '.'}, 'has no rows'),
         ('html.tar', {}, 'none of 1 samples could be kept'),
     ],

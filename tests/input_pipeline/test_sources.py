@@ -1,4 +1,4 @@
-"""What data sets can be read, and what is said of those that cannot."""
+"""Opening data sets, and the messages for those that cannot be opened."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_an_absent_split_is_named():
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match=r'cache_dir=.*give a folder'):
+    with pytest.raises(UserError, match=r'cache_dir=.*give a writable folder'):
         sources.open_train(data_config(name='openmoji', cache_dir=str(tmp_path / 'file' / 'cache')))
 
 

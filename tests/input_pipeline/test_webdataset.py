@@ -229,7 +229,7 @@ def test_a_bad_file_of_the_folder_is_named(tmp_path, name, text, said):
 
 
 def test_missing_folder_and_missing_shard_are_named(tmp_path):
-    assert f'{tmp_path / "none"} is no folder' in error_of(open_eval_set, tmp_path / 'none')
+    assert f'{tmp_path / "none"} is not a folder' in error_of(open_eval_set, tmp_path / 'none')
     folder = make_set(tmp_path / 'set', good(0), nshards='3')
     assert f'{folder / "test" / "1.tar"} is missing' in error_of(open_eval_set, folder)
 
