@@ -1,4 +1,7 @@
-"""SugarCrepe (Hsieh et al., arXiv 2306.14610): does an image prefer its caption to a changed one?"""
+"""SugarCrepe (Hsieh et al., arXiv 2306.14610): is an image closer to its caption than to a changed one?
+
+Shapes: N items, B items of a batch, E embedding width, M texts.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -7,27 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.eval_sets import LabelledImages
 from pgs.errors import UserError
+from pgs.evaluate.context import Context
+from pgs.evaluate.data import Task
 
-SUBSETS = (
-    'replace_obj', 'replace_att', 'replace_rel', 'swap_obj', 'swap_att', 'add_obj', 'add_att',
-)  # fmt: skip
 KEYS = ('filename', 'caption', 'negative_caption')
 
 
 class Item(NamedTuple):
+    """An image file, its caption and the changed caption."""
+
     image: Path
     caption: str
     negative: str
 
 
 def read_items(folder: str | Path, subset: str) -> list[Item]:
-    """Items of a subset as SugarCrepe publishes them.
+    """Items of a subset, in SugarCrepe's published format.
 
     Args:
       folder: holds <subset>.json, {id: {filename, caption, negative_caption}}, and the images of
         COCO's validation split of 2017 in val2017/.
-      subset: its name, one of SUBSETS or of a file of one's own.
+      subset: one of tasks.SUGAR_CREPE_SUBSETS, or the name of another file of this format.
 
     Raises:
       UserError: a file that is missing or malformed, by name.
@@ -52,19 +57,23 @@ def read_items(folder: str | Path, subset: str) -> list[Item]:
 
 
 def read_images(items: list[Item]) -> Iterator[tuple[str, bytes, tuple[str, str]]]:
-    """(name, encoded image, (caption, negative)) one after the other."""
+    """Yields (name, encoded image, (caption, negative))."""
     for item in items:
         yield str(item.image), item.image.read_bytes(), (item.caption, item.negative)
 
 
 def prefer_captions(
     batches: Iterable[tuple[np.ndarray, list]], embed_images: Callable, embed_texts: Callable
-) -> dict:
-    """acc: share of items whose caption scores at least as high as its negative; n.
+) -> dict[str, float]:
+    """Compares each image with its caption and with its negative.
 
     Args:
-      batches: (uint8 images (b, H, W, 3), b pairs (caption, negative)).
-      embed_images, embed_texts: to unit float32 (b, E) and (m, E).
+      batches: (uint8 images (B, height, width, 3), B pairs (caption, negative)).
+      embed_images: images -> unit float32 (B, E).
+      embed_texts: texts -> unit float32 (M, E).
+
+    Returns:
+      acc: share of items whose caption scores at least as high as its negative; n: items.
     """
     hits = []
     for images, pairs in batches:
@@ -74,3 +83,29 @@ def prefer_captions(
         hits.append(score_Bx2[:, 0] >= score_Bx2[:, 1])
     hit_N = np.concatenate(hits)
     return {'acc': float(hit_N.mean()), 'n': len(hit_N)}
+
+
+def open_task(task: str, root: Path) -> Task | str:
+    """Opens a subset, root/sugar_crepe/<subset>.json; see Protocol.open_task."""
+    subset = task.split('/')[1]
+    folder = root / 'sugar_crepe'
+    if not (folder / f'{subset}.json').is_file():
+        return f'{folder / subset}.json, and the images of COCO val2017 in {folder / "val2017"}'
+    items = read_items(folder, subset)
+    data = LabelledImages(
+        origin=f'{folder / subset}.json',
+        kind='captions',
+        classnames=[],
+        templates=[],
+        count=len(items),
+        samples=lambda: read_images(items),
+    )
+    return Task(task, 'sugar_crepe', data)
+
+
+def score_task(task: Task, context: Context) -> dict[str, float]:
+    """acc, n and n_cut; see prefer_captions."""
+    metrics = prefer_captions(
+        context.batches(task.data), context.embedder.images, context.embed_texts
+    )
+    return metrics | {'n_cut': context.n_cut}

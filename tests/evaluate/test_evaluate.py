@@ -16,16 +16,22 @@ from input_pipeline.webdataset import count_samples, write_eval_set
 from pgs import inference
 from pgs.errors import UserError
 from pgs.evaluate import __main__ as evaluate
-from pgs.evaluate import run
+from pgs.evaluate import results_file, run
+from pgs.evaluate.data import Task
+from pgs.inference.clip import encoded
 
 TASKS = (
-    'zeroshot/digits', 'linear_probe/digits', 'zeroshot/openmoji_names', 'zeroshot/openmoji_tones',
-    'retrieval/openmoji_pairs', 'sugar_crepe/swap_att',
-)  # fmt: skip
+    'zeroshot/digits',
+    'linear_probe/digits',
+    'zeroshot/openmoji_names',
+    'zeroshot/openmoji_tones',
+    'retrieval/openmoji_pairs',
+    'sugar_crepe/swap_att',
+)
 
 
 # Each program defines flags of the same names, and all tests are imported into one process.
-FLAGS = list(flags.FLAGS.flags_by_module_dict()['pgs.evaluate'])
+FLAGS = list(flags.FLAGS.flags_by_module_dict()['pgs.evaluate.__main__'])
 flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
 
 
@@ -36,7 +42,7 @@ def call(*arguments):
         flag.unparse()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('pgs.distributed.start', lambda: None)
+            patch.setattr('pgs.utils.distributed.start', lambda: None)
             evaluate.main(flags.FLAGS(['evaluate', *map(str, arguments)]))
     finally:
         flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
@@ -46,9 +52,12 @@ def call(*arguments):
 def scored(untrained_clip, small_data, tmp_path_factory):
     out = tmp_path_factory.mktemp('scored') / 'results.json'
     call(
-        f'--checkpoint={untrained_clip}', f'--data_root={small_data}', f'--out={out}',
-        f'--tasks={",".join(TASKS)},zeroshot/food101', '--name=random',
-    )  # fmt: skip
+        f'--checkpoint={untrained_clip}',
+        f'--data_root={small_data}',
+        f'--out={out}',
+        f'--tasks={",".join(TASKS)},zeroshot/food101',
+        '--name=random',
+    )
     return out
 
 
@@ -79,8 +88,8 @@ def test_figures_are_those_of_the_definition(scored, untrained_clip, small_data)
         mean = np.mean([inference.embed_texts(clip, [text])[0] for text in texts], axis=0)
         weights.append(mean / np.linalg.norm(mean))
     hits = []
-    for _, encoded, label in data.samples():
-        ((images, _),) = eval_sets.image_batches([('', encoded, 0)], image_size=32, batch_size=1)
+    for _, image, label in data.samples():
+        ((images, _),) = eval_sets.image_batches([('', image, 0)], image_size=32, batch_size=1)
         hits.append(np.argmax(clip.images(images)[0] @ np.transpose(weights)) == label)
     found = json.loads(scored.read_text())['tasks']['zeroshot/digits']['metrics']['acc1']
     assert found == pytest.approx(np.mean(hits), abs=1e-9)
@@ -92,9 +101,11 @@ def test_the_same_command_again_does_what_is_left(scored, untrained_clip, small_
     again = scored.with_name('again.json')
     again.write_text(json.dumps(results))
     call(
-        f'--checkpoint={untrained_clip}', f'--data_root={small_data}', f'--out={again}',
+        f'--checkpoint={untrained_clip}',
+        f'--data_root={small_data}',
+        f'--out={again}',
         f'--tasks={",".join(TASKS)}',
-    )  # fmt: skip
+    )
     assert '5 of 6 tasks are done' in capsys.readouterr().out
     found = json.loads(again.read_text())['tasks']
     assert found['zeroshot/digits']['metrics'] == kept['metrics']
@@ -102,9 +113,10 @@ def test_the_same_command_again_does_what_is_left(scored, untrained_clip, small_
 
 
 def refused(*arguments) -> str:
-    with pytest.raises(SystemExit) as exit_info:
+    """The message that the command ends with; cli.run prints it and exits with status 1."""
+    with pytest.raises(UserError) as caught:
         call(*arguments)
-    return str(exit_info.value)
+    return str(caught.value)
 
 
 def test_results_of_another_model_are_not_mixed(scored, small_data, tmp_path):
@@ -114,7 +126,7 @@ def test_results_of_another_model_are_not_mixed(scored, small_data, tmp_path):
     arguments = f'--checkpoint={clip}', f'--data_root={small_data}', '--tasks=zeroshot/digits'
     assert 'other weights' in refused(*arguments, f'--out={tmp_path / "r.json"}')
     (tmp_path / 'x.json').write_text('{}')
-    assert 'no results file' in refused(*arguments, f'--out={tmp_path / "x.json"}')
+    assert 'not a results file' in refused(*arguments, f'--out={tmp_path / "x.json"}')
 
 
 def test_mistakes_get_one_line(untrained_clip, tmp_path):
@@ -137,9 +149,11 @@ def test_a_damaged_set_fails_alone(untrained_clip, small_data, tmp_path, capsys)
     (root / 'openmoji_pairs' / 'test' / 'nshards.txt').unlink()
     out = tmp_path / 'r.json'
     message = refused(
-        f'--checkpoint={untrained_clip}', f'--data_root={root}', f'--out={out}',
+        f'--checkpoint={untrained_clip}',
+        f'--data_root={root}',
+        f'--out={out}',
         '--tasks=zeroshot/openmoji_names,retrieval/openmoji_pairs,zeroshot/openmoji_tones',
-    )  # fmt: skip
+    )
     assert '2 task(s) failed' in message
     printed = capsys.readouterr().out
     assert '0.tar is cut or corrupt' in printed
@@ -149,7 +163,7 @@ def test_a_damaged_set_fails_alone(untrained_clip, small_data, tmp_path, capsys)
 
 def opened(root, task):
     found = run.open_task(task, root)
-    assert isinstance(found, run.Task)
+    assert isinstance(found, Task)
     return found
 
 
@@ -182,9 +196,8 @@ def test_an_image_that_is_none_is_named(untrained_clip, small_data, tmp_path):
 
 def test_features_that_are_not_finite_are_counted(untrained_clip, small_data):
     clip = inference.load_clip(untrained_clip)
-    broken = clip.params | {'image_tower': {
-        **clip.params['image_tower'], 'projection': clip.params['image_tower']['projection'] * np.nan,
-    }}  # fmt: skip
+    tower = clip.params['image_tower']
+    broken = clip.params | {'image_tower': {**tower, 'projection': tower['projection'] * np.nan}}
     with pytest.raises(UserError, match=r'not finite for \d+ of \d+ images'):
         scores(clip.with_params(broken), opened(small_data, 'zeroshot/digits'))
 
@@ -198,11 +211,13 @@ def test_long_captions_are_cut_and_counted(untrained_clip, tmp_path):
 
 
 def small_image() -> bytes:
-    return inference.encoded(Image.new('RGB', (8, 8)))[1]
+    return encoded(Image.new('RGB', (8, 8)))[1]
 
 
 def test_the_kind_of_a_set_must_fit_the_protocol(small_data):
-    with pytest.raises(UserError, match='is a retrieval set, no classification or multilabel one'):
+    with pytest.raises(
+        UserError, match='is a retrieval set, not a classification or multilabel set'
+    ):
         run.open_task('zeroshot/openmoji_pairs', small_data)
     assert 'a linear probe trains on it' in run.open_task('linear_probe/openmoji_names', small_data)
 
@@ -232,8 +247,8 @@ def test_a_set_of_tfds(untrained_clip, tmp_path):
 
 
 def test_a_row_is_named_after_its_checkpoint():
-    assert evaluate.name_of('runs/pgs-0.3/') == 'pgs-0.3'
-    assert evaluate.name_of('a/clip-pgs-0.3.pt') == 'clip-pgs-0.3'
+    assert results_file.row_name('runs/pgs-0.3/') == 'pgs-0.3'
+    assert results_file.row_name('a/clip-pgs-0.3.pt') == 'clip-pgs-0.3'
 
 
 def test_a_place_that_cannot_be_written_is_known_before_the_work(
@@ -241,9 +256,11 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(
 ):
     (tmp_path / 'file').write_text('')
     message = refused(
-        f'--checkpoint={untrained_clip}', f'--data_root={small_data}', '--tasks=zeroshot/digits',
+        f'--checkpoint={untrained_clip}',
+        f'--data_root={small_data}',
+        '--tasks=zeroshot/digits',
         f'--out={tmp_path / "file" / "r.json"}',
-    )  # fmt: skip
+    )
     assert 'cannot write --out' in message
     assert '[1/1]' not in capsys.readouterr().out
 
@@ -252,8 +269,13 @@ def test_the_progress_bar_knows_the_number_of_samples(small_data, tmp_path):
     data = eval_sets.open_tars(small_data, 'openmoji_pairs', 'test')
     assert data.count == len(list(data.samples())) == 24
     many = write_eval_set(
-        tmp_path / 'many', 'test', [(small_image(), i % 2) for i in range(8)],
-        kind='classification', classnames='ab', templates=['{c}'], shard_size=3,
-    )  # fmt: skip
+        tmp_path / 'many',
+        'test',
+        [(small_image(), i % 2) for i in range(8)],
+        kind='classification',
+        classnames='ab',
+        templates=['{c}'],
+        shard_size=3,
+    )
     assert len(many.shards) == 3
     assert count_samples(many) == 8

@@ -43,7 +43,7 @@ def test_a_validation_split_chooses_the_weight_decay(digits):
     )  # fmt: skip
     assert found['weight_decay'] in DECAYS
     assert found['acc1'] > 0.8
-    assert len(tried) == len(set(tried)) <= linear_probe.MOST_TRIALS
+    assert len(tried) == len(set(tried)) <= linear_probe.MAX_TRIALS
     # decay at 100 makes the layer explode: it must not be chosen, nor counted as a hit
     assert found['weight_decay'] < 10
 
@@ -57,7 +57,7 @@ def test_the_search_finds_a_peak_and_asks_once():
             return -abs(index - peak)
 
         assert search(accuracy_of) == peak
-        assert len(asked) == len(set(asked)) <= linear_probe.MOST_TRIALS
+        assert len(asked) == len(set(asked)) <= linear_probe.MAX_TRIALS
 
 
 def test_the_grid_is_that_of_the_protocol():

@@ -4,14 +4,23 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pgs.errors import UserError
-from pgs.evaluate.tasks import GROUPS, SETS, expand, place_of
+from pgs.evaluate import run
+from pgs.evaluate.tasks import GROUPS, PROTOCOLS, SETS, expand, location_of
 
 
 def test_the_groups_have_the_papers_sizes():
     assert {name: len(tasks) for name, tasks in GROUPS.items()} == {
-        'classification': 17, 'robustness': 6, 'retrieval': 3, 'linear_probe': 3,
-        'sugar_crepe': 7, 'paper': 36,
-    }  # fmt: skip
+        'classification': 17,
+        'robustness': 6,
+        'retrieval': 3,
+        'linear_probe': 3,
+        'sugar_crepe': 7,
+        'paper': 36,
+    }
+
+
+def test_every_protocol_can_be_run():
+    assert tuple(run.PROTOCOLS) == PROTOCOLS
 
 
 def test_expand_keeps_the_order_and_takes_each_once():
@@ -35,8 +44,8 @@ def test_a_wrong_name_is_an_error(names, words):
 
 
 def test_folders_are_clip_benchmarks():
-    assert place_of('cifar10')[0] == 'vtab-cifar10'
-    assert place_of('my_set')[0] == 'my_set'
+    assert location_of('cifar10').folder == 'vtab-cifar10'
+    assert location_of('my_set').folder == 'my_set'
 
 
 def test_tfds_knows_the_sets_that_are_said_to_be_there():

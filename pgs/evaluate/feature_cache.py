@@ -1,0 +1,37 @@
+"""Features of a linear probe on disk, so that an interrupted evaluation does not compute them twice."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from pgs.evaluate.context import FeatureCache
+from pgs.utils.files import replacing
+
+
+def cache_in(folder: Path, set_name: str, weights: str) -> FeatureCache:
+    """A feature cache in files FOLDER/<set>-<split>-<weights>.npz.
+
+    Several processes compute without a cache: they need not see the same files, and all must take
+    part if one computes.
+
+    Args:
+      folder: created with the first file.
+      set_name: of the task.
+      weights: fingerprint of the model's weights.
+    """
+    if jax.process_count() > 1:
+        return lambda split, compute: compute()
+
+    def cached(split, compute):
+        path = folder / f'{set_name}-{split}-{weights}.npz'
+        if path.exists():
+            with np.load(path) as file:
+                return file['features'], file['labels']
+        features, labels = compute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez(file, features=features, labels=labels)
+        return features, labels
+
+    return cached

@@ -1,0 +1,94 @@
+"""The results file of `python -m pgs.evaluate`: read, checked, written; one line for the console."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from pgs.convert.tensors import SUFFIXES
+from pgs.errors import UserError
+from pgs.evaluate.data import Task
+from pgs.utils.files import write_json, writing
+
+COUNTS = ('n', 'n_texts', 'n_cut')
+
+
+def fingerprint(params: Any) -> str:
+    """16 hex digits that identify a tree of weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def row_name(checkpoint: str) -> str:
+    """'runs/pgs-0.3' -> 'pgs-0.3', 'weights/a.safetensors' -> 'a'."""
+    path = Path(checkpoint)
+    return path.stem if path.suffix in SUFFIXES else path.name
+
+
+def read_previous(path: Path, weights: str, data_root: str) -> dict[str, Any]:
+    """Content of an earlier results file, or {} if there is none.
+
+    Args:
+      path: of the file.
+      weights: fingerprint that the file must have.
+      data_root: folder of the sets that the file must have.
+
+    Raises:
+      UserError: results of other weights or data, or a file of another program.
+    """
+    if not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text())
+        same = (results['weights'], results['data_root']) == (weights, data_root)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--out={path} is not a results file of pgs.evaluate: give another path'
+        ) from error
+    if not same:
+        raise UserError(
+            f'--out={path} holds results of {results["checkpoint"]} on {results["data_root"]}, other '
+            'weights or data: give another --out, or move it away'
+        )
+    return results
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Replaces the file; creates its folder.
+
+    Raises:
+      UserError: a file that cannot be written.
+    """
+    with writing(f'--out={path}'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+
+
+def entry(task: Task, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
+    """A task's entry in the file."""
+    return {
+        'kind': task.kind,
+        **{name: metrics[name] for name in COUNTS if name in metrics},
+        'metrics': {name: value for name, value in metrics.items() if name not in COUNTS},
+        'seconds': seconds,
+        'data': task.data.origin,
+        'note': task.data.note,
+    }
+
+
+def metrics_line(metrics: dict[str, float]) -> str:
+    """A task's metrics in percent, and its counts."""
+    shares = [
+        f'{name} {100 * value:.1f}'
+        for name, value in metrics.items()
+        if name not in COUNTS and name != 'weight_decay'
+    ]
+    decay = f', weight decay {metrics["weight_decay"]:.3g}' if 'weight_decay' in metrics else ''
+    cut = f', {metrics["n_cut"]} texts cut to the context length' if metrics.get('n_cut') else ''
+    return f'{", ".join(shares)}{decay} ({metrics["n"]} images{cut})'
