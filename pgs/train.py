@@ -1,5 +1,6 @@
 """The main job: train(config, workdir), from the checks to scores and figures."""
 
+import contextlib
 import itertools
 import os
 import time
@@ -180,6 +181,7 @@ def run_loop(
     )
     step_log = StepLog(config, log, progress)
     with (
+        saves_finished(manager),
         Interrupt(manager.reached_preemption) as interrupt,
         Trace(run.workdir / 'profile', steps=config.profile_steps) as trace,
     ):
@@ -191,8 +193,16 @@ def run_loop(
         if int(state.step) % config.checkpoint_every:  # not saved by the hook
             checkpoint.save(manager, int(state.step), state)
         step_log.flush()
-    manager.wait_until_finished()
     return state, progress.mean_rate()
+
+
+@contextlib.contextmanager
+def saves_finished(manager: CheckpointManager) -> Iterator[None]:
+    """Waits at the end for checkpoints that are still being written, after an error as well."""
+    try:
+        yield
+    finally:
+        manager.wait_until_finished()
 
 
 def step_until_stopped(
