@@ -1,4 +1,4 @@
-"""A corpus of image-text tars: good samples, and every kind of bad one."""
+"""Image-text tars for tests: good samples, and every kind of bad one."""
 
 import io
 import struct
@@ -21,15 +21,15 @@ def encoded(array_or_image, kind='JPEG', **options) -> bytes:
 
 
 def photo(seed: int = 0, size=(90, 120)) -> np.ndarray:
-    """A crop of a photograph, another for each seed: uint8 (*size, 3)."""
-    whole = skimage.data.coffee()
+    """A random crop of a photograph: uint8 (*size, 3)."""
+    photograph = skimage.data.coffee()
     rng = np.random.default_rng(seed)
-    top, left = (int(rng.integers(0, d - s)) for d, s in zip(whole.shape, size, strict=False))
-    return whole[top : top + size[0], left : left + size[1]]
+    top, left = (int(rng.integers(0, d - s)) for d, s in zip(photograph.shape, size, strict=False))
+    return photograph[top : top + size[0], left : left + size[1]]
 
 
 def bomb_png(width: int, height: int) -> bytes:
-    """A PNG of a few hundred bytes whose header promises width x height pixels."""
+    """A PNG of a few hundred bytes whose header claims width x height pixels."""
 
     def chunk(kind, data):
         return (
@@ -44,7 +44,7 @@ def bomb_png(width: int, height: int) -> bytes:
 
 
 def write_tar(path: Path, members) -> None:
-    """members: (name, bytes) pairs, or TarInfo objects for special ones."""
+    """Writes members: (name, bytes) pairs, or TarInfo objects for special ones."""
     with tarfile.open(path, 'w') as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
@@ -81,11 +81,11 @@ def special(name: str, kind: bytes, target: str = '') -> tarfile.TarInfo:
     return info
 
 
-def nasty_members() -> tuple[list, dict[str, str], list[str]]:
-    """Members of one tar with everything in it.
+def nasty_members() -> tuple[list, list[tuple[str, str]], list[str]]:
+    """Members of one tar with every kind of sample.
 
     Returns:
-      (members, {key: reason} of what must be dropped, keys that must be kept).
+      (members, (key, reason) of the samples to drop, keys of the samples to keep).
     """
     array = photo(1)
     good = encoded(array)

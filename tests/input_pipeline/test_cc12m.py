@@ -28,9 +28,9 @@ def test_beam_keeps_what_prepare_keeps(tmp_path):
         data = base.get_config().data
         data.update(name=name, dir=str(folder))
         ((source, _),) = sources.open_train(data)
-        found = source.__getitems__(list(range(len(source))))
-        return sorted((r['key'], r['image'], tuple(r['captions'])) for r in found)
+        rows = source.__getitems__(list(range(len(source))))
+        return sorted((r['key'], r['image'], tuple(r['captions'])) for r in rows)
 
-    by_beam = records('cc12m', tmp_path / 'tfds')  # found by its name, as a user would
+    by_beam = records('cc12m', tmp_path / 'tfds')  # opened by its name, as a user would
     assert len(by_beam) == report['kept']
     assert by_beam == records('pairs', tmp_path / 'prepared')

@@ -48,7 +48,7 @@ def test_crop_boxes_follow_torchvisions_rule(height, width, scale):
     for ours, theirs in ((h, reference[:, 0]), (w, reference[:, 1])):
         assert ours.mean() == pytest.approx(theirs.mean(), rel=0.01)
         assert ours.std() == pytest.approx(theirs.std(), rel=0.15, abs=0.5)
-    if len(np.unique(top)) > 1:  # places are uniform
+    if len(np.unique(top)) > 1:  # positions are uniform
         assert (top / np.maximum(height - h, 1))[h < height].mean() == pytest.approx(0.5, abs=0.08)
 
 
@@ -69,7 +69,7 @@ def test_boxes_of_a_batch_are_those_of_its_images():
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
 def test_training_view_equals_pils_resize_of_the_same_crop(kind):
-    """The recipe's figure: a mean difference below 1.5 of 255, on photographs at their own size."""
+    """The recipe requires a mean difference below 1.5 of 255, on photographs of full size."""
     for number, photo in enumerate(
         (skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee())
     ):
@@ -78,8 +78,8 @@ def test_training_view_equals_pils_resize_of_the_same_crop(kind):
         ours = crops.cropped([encoded], [box], image_size=224).numpy()[0]
         top, left, h, w = box.tolist()
         box = (left, top, left + w, top + h)
-        whole = Image.open(io.BytesIO(encoded)).convert('RGB').crop(box)
-        theirs = np.asarray(whole.resize((224, 224), Image.Resampling.BICUBIC))
+        crop = Image.open(io.BytesIO(encoded)).convert('RGB').crop(box)
+        theirs = np.asarray(crop.resize((224, 224), Image.Resampling.BICUBIC))
         assert np.abs(ours.astype(int) - theirs).mean() < 1.0
 
 

@@ -13,7 +13,7 @@ from input_pipeline.tokenizer import tokenize
 def test_names():
     assert openmoji.name_of('🐸') == 'frog'
     assert openmoji.name_of('👩🏻\u200d⚖️') == 'woman judge light skin tone'
-    assert openmoji.name_of('☀') == 'sun'  # listed with a variation selector alone
+    assert openmoji.name_of('☀') == 'sun'  # listed only with a variation selector
     assert openmoji.name_of('xyz') is None
 
 
@@ -72,7 +72,7 @@ def test_captions_fit_the_quickstarts_context():
 
 
 def test_building_is_atomic_and_happens_once(tmp_path, monkeypatch, capfd):
-    items = {split: found[:5] for split, found in openmoji.splits().items()}
+    items = {split: pairs[:5] for split, pairs in openmoji.splits().items()}
     monkeypatch.setattr(openmoji, 'splits', lambda: items)
     rendered = []
     real_render = openmoji.render
@@ -92,5 +92,5 @@ def test_building_is_atomic_and_happens_once(tmp_path, monkeypatch, capfd):
     builder = openmoji.prepare(str(tmp_path))
     assert builder.info.splits['train'].num_examples == 5
     assert 'Rendering' in capfd.readouterr().err  # the progress bar
-    monkeypatch.setattr(openmoji, 'render', None)  # a second call reads what is there
+    monkeypatch.setattr(openmoji, 'render', None)  # a second call opens the existing set
     assert openmoji.prepare(str(tmp_path)).is_prepared()

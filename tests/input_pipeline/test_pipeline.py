@@ -56,14 +56,14 @@ def test_same_seed_same_batches_other_seed_others(train_source):
     assert (first[0]['tokens'] != other[0]['tokens']).any()
 
 
-def test_a_resumed_stream_goes_on_where_it_was(train_source):
+def test_a_resumed_stream_continues(train_source):
     assert_equal(batches(train_source)[4:], batches(train_source, start_step=4))
 
 
 @pytest.mark.parametrize('hosts', [2, 4, 8])
 def test_many_hosts_make_the_same_global_batch(train_source, hosts):
     whole = batches(train_source, total_steps=2)
-    # A mesh may give a host rows that lie apart: here every other one.
+    # A mesh may give a host rows that are not adjacent.
     rows = [np.arange(SETTINGS['batch_size'])[i::hosts] for i in range(hosts)]
     parts = [batches(train_source, total_steps=2, rows=r) for r in rows]
     for step, batch in enumerate(whole):
@@ -92,7 +92,7 @@ def test_image_and_caption_stay_together():
         for image, tokens in zip(batch['images'], batch['tokens'], strict=True):
             assert (image == forms[tuple(tokens)]).all()
             seen.append(tuple(tokens))
-    assert len(set(seen)) > len(levels)  # both captions of an image come up
+    assert len(set(seen)) > len(levels)  # both captions of an image occur
 
 
 class Synthetic:
@@ -113,7 +113,7 @@ class Synthetic:
 
 
 def test_resuming_at_step_80000_of_12_million_reads_nothing_else():
-    """Under a second is the promise; what is checked is why: only the batches asked for are read."""
+    """Checks that no other batch is read, which is why the start takes less than a second."""
     settings = SETTINGS | {'batch_size': 4096, 'total_steps': 80_002, 'rows': np.arange(256)}
     seconds = {}
     for start in (0, 80_000):
@@ -128,12 +128,12 @@ def test_resuming_at_step_80000_of_12_million_reads_nothing_else():
 
 def test_a_mixture_reads_from_all(train_source):
     other = Synthetic(10)
-    found = batches([(train_source, 3.0), (other, 1.0)], total_steps=8)
-    black = sum(int((b['images'].max(axis=(1, 2, 3)) == 0).sum()) for b in found)
+    mixed = batches([(train_source, 3.0), (other, 1.0)], total_steps=8)
+    black = sum(int((b['images'].max(axis=(1, 2, 3)) == 0).sum()) for b in mixed)
     assert black == len(other.read) == 16  # a quarter of 64
 
 
-def test_a_failing_source_comes_out_as_itself(train_source):
+def test_the_error_of_a_source_is_raised_unchanged(train_source):
     class Broken(Synthetic):
         def __getitems__(self, ids):
             raise UserError('cannot read record 3 of FILE')

@@ -1,4 +1,4 @@
-"""Preparing a corpus: every sample counted, nothing outside, nothing lost, nothing done twice."""
+"""Preparing data: every sample is counted, interruptions lose nothing, nothing is written outside."""
 
 import io
 import json
@@ -39,14 +39,14 @@ def dropped(out):
 
 @pytest.fixture(scope='module')
 def nasty(tmp_path_factory):
-    """One nasty tar, one good one and one cut in the middle, prepared."""
+    """A tar with every kind of sample, a good one and one that is cut in the middle, prepared."""
     folder = tmp_path_factory.mktemp('nasty')
     members, reasons, kept = corpus.nasty_members()
     corpus.write_tar(folder / '00000.tar', members)
     corpus.good_tar(folder / '00001.tar', 5)
     corpus.good_tar(folder / '00003.tar', 8, first=100)
-    whole = (folder / '00003.tar').read_bytes()
-    (folder / '00003.tar').write_bytes(whole[: len(whole) // 2])
+    content = (folder / '00003.tar').read_bytes()
+    (folder / '00003.tar').write_bytes(content[: len(content) // 2])
     before = sorted(str(p) for p in folder.parent.rglob('*'))
     out = folder / 'out'
     report = run(folder / '{00000..00003}.tar', out)
@@ -56,12 +56,12 @@ def nasty(tmp_path_factory):
 def test_every_sample_is_counted(nasty):
     folder, out, report, reasons, kept, _ = nasty
     assert report['present'] == report['kept'] + report['dropped']
-    found = [(d['key'], d['reason']) for d in dropped(out) if d['shard'].endswith('00000.tar')]
-    assert sorted(found) == sorted(reasons)
+    pairs = [(d['key'], d['reason']) for d in dropped(out) if d['shard'].endswith('00000.tar')]
+    assert sorted(pairs) == sorted(reasons)
     cut = [d for d in dropped(out) if d['shard'].endswith('00003.tar')]
     assert [d['reason'] for d in cut] == ['shard_cut']
-    whole_before_cut = report['kept'] - len(kept) - 5
-    assert 1 <= whole_before_cut < 8
+    complete_before_cut = report['kept'] - len(kept) - 5
+    assert 1 <= complete_before_cut < 8
     assert report['dropped_by_reason']['shard_cut'] == 1
     assert set(report['dropped_by_reason']) <= set(REASONS)
     assert report['missing_shards'] == [str(folder / '00002.tar')]
@@ -79,7 +79,7 @@ def test_a_reader_sees_each_kept_sample_once(nasty):
 
 
 def test_training_on_it_never_fails(nasty):
-    """TensorFlow decodes, crops and resizes all that was kept."""
+    """TensorFlow decodes, crops and resizes every kept sample."""
     _, out, _, _, _, _ = nasty
     ((source, _),) = sources.open_train(data_of(out))
     for record in source.__getitems__(list(range(len(source)))):
@@ -107,7 +107,7 @@ def pixels(out, key):
     raise AssertionError(key)
 
 
-def test_odd_formats_look_as_they_should(nasty):
+def test_unusual_formats_are_converted(nasty):
     _, out, _, _, _, _ = nasty
     array = corpus.photo(1).astype(int)
     assert pixels(out, 'plain')[1]['image'] == corpus.encoded(corpus.photo(1))  # byte for byte
@@ -118,12 +118,12 @@ def test_odd_formats_look_as_they_should(nasty):
         ('webp', array, 6),
         ('gif', array, 25),
         ('palette', array, 25),
-        ('rotated', np.rot90(array, -1), 4),  # EXIF 6: a quarter turn clockwise sets it upright
+        ('rotated', np.rot90(array, -1), 4),  # EXIF 6: upright after a quarter turn clockwise
         ('grey16', array[..., :1].repeat(3, axis=2), 4),
     ):
-        found = pixels(out, key)[0].astype(int)
-        assert found.shape == expected.shape, key
-        assert np.abs(found - expected).mean() < tolerance, key
+        stored = pixels(out, key)[0].astype(int)
+        assert stored.shape == expected.shape, key
+        assert np.abs(stored - expected).mean() < tolerance, key
     assert pixels(out, 'bom')[1]['captions'] == ['café ☕'.encode()]
     assert MAX_PIXELS < 12_000 * 10_000
 
@@ -164,7 +164,7 @@ def shards(tmp_path):
     return tmp_path / '{00000..00003}.tar'
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(shards, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_continues_to_the_same_result(shards, tmp_path, monkeypatch, capsys):
     run(shards, tmp_path / 'whole')
     real, calls = preparation.prepare_shard, []
 
@@ -175,7 +175,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(shards, tmp_path, monkeypa
         return real(shard, index, *rest)
 
     class InProcess:
-        """Runs jobs at once, so that what is patched here is what runs."""
+        """Runs jobs immediately in this process, where functions are replaced."""
 
         def __init__(self, *_, **__):
             pass
@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(shards, tmp_path, monkeypa
     monkeypatch.setattr(preparation, 'prepare_shard', fail_at_third)
     with pytest.raises(UserError, match='No space left on device; finished shards are kept'):
         run(shards, tmp_path / 'out')
-    assert not (tmp_path / 'out' / 'dataset_info.json').exists()  # nothing that training would take
+    assert not (tmp_path / 'out' / 'dataset_info.json').exists()  # training would refuse it
 
     calls.clear()
     monkeypatch.setattr(preparation, 'prepare_shard', lambda *a: calls.append(a[1]) or real(*a))
@@ -236,8 +236,8 @@ def test_a_write_that_fails_leaves_no_shard(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on(tmp_path):
-    """SIGKILL in the middle, in processes of its own; the end is that of an unbroken run."""
+def test_a_killed_run_continues(tmp_path):
+    """After SIGKILL, the same command ends with the result of an uninterrupted run."""
     for i in range(6):
         corpus.good_tar(tmp_path / f'{i:05}.tar', 150, first=1000 * i)
     command = [
@@ -364,6 +364,26 @@ def test_another_preparation_is_not_overwritten(shards, tmp_path):
         run(shards, tmp_path / 'mine')
     with pytest.raises(UserError, match='cannot write'):
         run(shards, '/proc/out')
+
+
+def test_the_command_reports_mistakes_in_one_line():
+    for flags, message in (
+        (['--bogus=1'], "Unknown command line flag 'bogus'; --help lists the flags"),
+        (['--max_side=3', '--out=out'], '--max_side=3 must be at least 16'),
+    ):
+        command = [sys.executable, '-m', 'input_pipeline.prepare', *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, '')
+        assert done.stderr == f'error: {message}\n'
+
+
+def test_worker_processes_import_neither_tensorflow_nor_jax():
+    """They import the command's module again; either library would cost each of them seconds."""
+    code = 'import sys, input_pipeline.prepare; print({"tensorflow", "jax"} & set(sys.modules))'
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == 'set()\n', done.stderr
 
 
 def test_braces():

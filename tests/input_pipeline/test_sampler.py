@@ -1,4 +1,4 @@
-"""The order of samples: complete, shuffled, mixed, and a function of seed and step alone."""
+"""The order of samples: complete, shuffled, mixed, and a function of only seed and step."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def stream(seed, batch_size, steps, lengths, start=0, **options):
 
 @pytest.mark.parametrize(('length', 'batch_size'), [(12, 4), (13, 4), (5, 8), (1, 2)])
 def test_each_sample_once_an_epoch(length, batch_size):
-    """Also where the batch does not divide the epoch, or is larger than it."""
+    """Also if the batch does not divide the epoch, or is larger than it."""
     indices = stream(0, batch_size, length, [length])
     for epoch in range(batch_size):
         part = indices[epoch * length : (epoch + 1) * length]
@@ -69,7 +69,7 @@ def test_a_mixture_keeps_its_weights_and_each_sources_epochs(weights):
         per_batch = (source == number).sum(axis=1)
         assert np.abs(per_batch - share * batch_size).max() <= 2
         assert per_batch.sum() == pytest.approx(share * indices.size, abs=2)
-        # All records of the source, once each, before any comes again.
+        # Every record of the source once, before any is repeated.
         drawn = np.concatenate(
             [np.sort(row[s == number]) for row, s in zip(indices, source, strict=True)]
         )

@@ -33,7 +33,7 @@ def test_truncation_keeps_the_end_token(length):
 
 
 def test_plain_ascii_needs_no_mending():
-    """The short cut in `clean` rests on this."""
+    """The shortcut in `clean` relies on this."""
     rng = np.random.default_rng(0)
     alphabet = [chr(c) for c in range(0x20, 0x7F) if chr(c) != '&']
     for _ in range(500):

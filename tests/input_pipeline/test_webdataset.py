@@ -1,4 +1,4 @@
-"""Evaluation sets: what is written is read back, by the webdataset package too; damage is named."""
+"""Evaluation sets: reading returns what was written, also with webdataset; damage is reported."""
 
 import io
 import pickle
@@ -30,7 +30,7 @@ IMAGE = b'\x89PNG of a test that decodes no image'
 
 @pytest.fixture(scope='module')
 def images(photos):
-    """Photographs in every format that the layout knows."""
+    """Photographs in every format of the layout."""
     out = []
     for photo, image_format in zip(photos, FORMATS, strict=True):
         stream = io.BytesIO()
@@ -53,7 +53,7 @@ KINDS = pytest.mark.parametrize('kind', ['classification', 'multilabel', 'retrie
 
 
 def make_set(folder, members, *, kind='classification', nshards='1\n'):
-    """A set by hand: members are (name or TarInfo, content), all in 0.tar."""
+    """Writes a set without `write_eval_set`: (name or TarInfo, content) members, all in 0.tar."""
     (folder / 'test').mkdir(parents=True)
     (folder / 'dataset_type.txt').write_text(f'{kind}\n')
     (folder / 'classnames.txt').write_text('person\ncoffee\ncat\n')
@@ -179,7 +179,7 @@ def test_other_splits(tmp_path):
 
 
 def test_reading_is_a_stream(tmp_path, monkeypatch):
-    """The first sample comes before the rest is read, and headers are not hoarded."""
+    """The first sample comes before the rest is read, and headers are not collected."""
     folder = make_set(tmp_path / 'set', [m for i in range(100) for m in good(i)])
     archives = []
     real_open = tarfile.open
@@ -199,7 +199,7 @@ def test_reading_is_a_stream(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('name', 'text', 'said'),
+    ('name', 'text', 'expected'),
     [
         ('classnames.txt', None, 'No such file'),
         ('classnames.txt', '', 'line 1 is empty'),
@@ -217,7 +217,7 @@ def test_reading_is_a_stream(tmp_path, monkeypatch):
         ('test/0.tar', None, 'is missing, nshards.txt counts 1 tars'),
     ],
 )
-def test_a_bad_file_of_the_folder_is_named(tmp_path, name, text, said):
+def test_a_bad_file_of_the_folder_is_named(tmp_path, name, text, expected):
     folder = make_set(tmp_path / 'set', good(0))
     if text is None:
         (folder / name).unlink()
@@ -225,7 +225,7 @@ def test_a_bad_file_of_the_folder_is_named(tmp_path, name, text, said):
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     message = error_of(open_eval_set, folder)
     assert str(folder / name) in message
-    assert said in message
+    assert expected in message
 
 
 def test_missing_folder_and_missing_shard_are_named(tmp_path):
@@ -235,7 +235,7 @@ def test_missing_folder_and_missing_shard_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'extension', 'content', 'said'),
+    ('kind', 'extension', 'content', 'expected'),
     [
         ('classification', 'cls', b'3', 'class id 3, but 3 classes'),
         ('classification', 'cls', b'-1', 'class id -1, but 3 classes'),
@@ -254,7 +254,7 @@ def test_missing_folder_and_missing_shard_are_named(tmp_path):
         ('retrieval', 'cls', b'0', 'has no label: a retrieval set needs .txt'),
     ],
 )
-def test_a_bad_label_is_named(tmp_path, kind, extension, content, said):
+def test_a_bad_label_is_named(tmp_path, kind, extension, content, expected):
     fine = {'classification': b'1', 'multilabel': npy(np.ones(3)), 'retrieval': b'a cat'}[kind]
     own = {'classification': 'cls', 'multilabel': 'npy', 'retrieval': 'txt'}[kind]
     members = [('s0000006.png', IMAGE), (f's0000006.{own}', fine)]
@@ -262,7 +262,7 @@ def test_a_bad_label_is_named(tmp_path, kind, extension, content, said):
     folder = make_set(tmp_path / 'set', members, kind=kind)
     message = read_error(folder)
     assert f"{folder / 'test' / '0.tar'}: sample 's0000007'" in message
-    assert said in message
+    assert expected in message
     assert next(iter_samples(open_eval_set(folder))).key == 's0000006'
 
 
@@ -286,7 +286,7 @@ def test_pickled_labels_are_refused_unopened(tmp_path, wrap):
     assert 'pickled ones are never loaded' in message
     assert not (tmp_path / 'exploded').exists()
     pickle.loads(pickle.dumps(bomb)).close()
-    assert (tmp_path / 'exploded').exists()  # it would have, so the above can fail
+    assert (tmp_path / 'exploded').exists()  # so the assertion above is able to fail
 
 
 def test_a_sample_must_be_whole(tmp_path):
@@ -303,36 +303,36 @@ def test_a_sample_must_be_whole(tmp_path):
 
 
 def test_a_cut_is_found_wherever_it_is(tmp_path):
-    """Also between two members, where tarfile and webdataset see nothing amiss."""
+    """Also between two members, where tarfile and webdataset notice nothing."""
     folder = make_set(tmp_path / 'set', [m for i in range(3) for m in good(i)])
     shard = folder / 'test' / '0.tar'
-    whole = shard.read_bytes()
+    content = shard.read_bytes()
     end = 3 * 4 * tarfile.BLOCKSIZE  # header and content, image and label
-    assert whole[end:].strip(b'\0') == b''
+    assert content[end:].strip(b'\0') == b''
     counts = []
     for size in [*range(0, end, 256), end, end + 256]:
-        shard.write_bytes(whole[:size])
+        shard.write_bytes(content[:size])
         read = []
         with pytest.raises(UserError) as caught:
             read.extend(iter_samples(open_eval_set(folder)))
         counts.append(len(read))
         assert f'{shard} is cut or corrupt after {len(read)} samples (' in str(caught.value)
     assert counts == sorted(counts)
-    assert set(counts) == {0, 1, 2}  # the third is only whole once the end is seen
-    shard.write_bytes(whole[: end + tarfile.BLOCKSIZE])  # one block of zeros ends a tar
+    assert set(counts) == {0, 1, 2}  # the third is complete only when the end is read
+    shard.write_bytes(content[: end + tarfile.BLOCKSIZE])  # one block of zeros ends a tar
     assert len(list(iter_samples(open_eval_set(folder)))) == 3
 
 
 @pytest.mark.parametrize(('block', 'samples'), [(0, 0), (6, 1), (8, 1), (10, 2)])
 def test_a_damaged_header_is_found(tmp_path, block, samples):
-    """tarfile takes one behind the first for the end; the sample before it may go on."""
+    """tarfile mistakes it for the end, except the first; the sample before it may be incomplete."""
     folder = make_set(tmp_path / 'set', [m for i in range(3) for m in good(i)])
     shard = folder / 'test' / '0.tar'
     content = bytearray(shard.read_bytes())
     content[block * tarfile.BLOCKSIZE + 150] ^= 1  # in the checksum
     shard.write_bytes(content)
-    said = read_error(folder)
-    assert f'{shard} is cut or corrupt after {samples} samples (' in said
+    message = read_error(folder)
+    assert f'{shard} is cut or corrupt after {samples} samples (' in message
 
 
 def test_what_is_no_tar_is_named(tmp_path):
@@ -405,7 +405,7 @@ def test_an_interrupted_writing_cannot_be_opened(tmp_path):
 
 
 def test_a_relative_folder_may_hold_a_colon(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)  # webdataset would take 'pipe:x' for a command
+    monkeypatch.chdir(tmp_path)  # webdataset would run 'pipe:x' as a command
     write('pipe:set', 'test', [(IMAGE, 2)], kind='classification', **ABOUT)
     assert [sample.label for sample in iter_samples(open_eval_set('pipe:set'))] == [2]
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -422,7 +422,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'image', 'label', 'said'),
+    ('kind', 'image', 'label', 'expected'),
     [
         ('classification', IMAGE, 5, 'class id 5, but 5 classes'),
         ('classification', IMAGE, '3', 'would not be read back'),
@@ -435,16 +435,16 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, images):
         ('retrieval', IMAGE, [], 'no caption'),
     ],
 )
-def test_what_would_not_be_read_back_is_not_written(tmp_path, kind, image, label, said):
+def test_what_would_not_be_read_back_is_not_written(tmp_path, kind, image, label, expected):
     pairs = [(IMAGE, labels_of(kind)[0]), (image, label)]
     message = error_of(write, tmp_path, 'test', pairs, **about(kind))
     assert 'sample 1' in message
-    assert said in message
+    assert expected in message
     assert not (tmp_path / 'test' / 'nshards.txt').exists()
 
 
 @pytest.mark.parametrize(
-    ('change', 'said'),
+    ('change', 'expected'),
     [
         ({'classnames': ['two\nlines', *CLASSES]}, 'trimmed lines'),
         ({'classnames': [' person']}, 'trimmed lines'),
@@ -454,9 +454,9 @@ def test_what_would_not_be_read_back_is_not_written(tmp_path, kind, image, label
         ({'kind': 'detection'}, "holds 'detection'"),
     ],
 )
-def test_a_description_that_would_change_is_refused(tmp_path, change, said):
-    described = {'kind': 'classification', **ABOUT, **change}
-    assert said in error_of(write, tmp_path, 'test', [(IMAGE, 0)], **described)
+def test_a_description_that_would_change_is_refused(tmp_path, change, expected):
+    description = {'kind': 'classification', **ABOUT, **change}
+    assert expected in error_of(write, tmp_path, 'test', [(IMAGE, 0)], **description)
 
 
 def test_no_samples_are_refused(tmp_path):
@@ -469,5 +469,5 @@ def test_writing_says_what_to_install(tmp_path, monkeypatch):
     message = error_of(write, tmp_path / 'set', 'test', [(IMAGE, 0)], **about('classification'))
     assert 'pip install webdataset' in message
     assert not (tmp_path / 'set').exists()
-    folder = make_set(tmp_path / 'by hand', good(0))  # reading does without
+    folder = make_set(tmp_path / 'by hand', good(0))  # reading does not need it
     assert len(list(iter_samples(open_eval_set(folder)))) == 1
