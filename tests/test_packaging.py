@@ -1,0 +1,120 @@
+"""pyproject.toml: ranges against pinned requirements, warning filters; links of the Markdown pages."""
+
+import re
+import tomllib
+import warnings
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+FILES = sorted(path.name for path in ROOT.glob('requirements*.txt'))
+PAGES = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')]
+)
+
+
+def key(requirement: Requirement) -> tuple[str, frozenset[str]]:
+    """Name and extras, such as ('jax', {'tpu'})."""
+    return canonicalize_name(requirement.name), frozenset(requirement.extras)
+
+
+def read_requirements(name: str) -> tuple[dict, set[str]]:
+    """Requirements of a file, by key, and the names of the files that it includes."""
+    lines = [line.split(' #')[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    lines = [line for line in lines if line and not line.startswith('#')]
+    included = {line.removeprefix('-r ') for line in lines if line.startswith('-r ')}
+    requirements = [Requirement(line) for line in lines if not line.startswith('-r ')]
+    return {key(r): r for r in requirements}, included
+
+
+def read_project(extra: str | None) -> tuple[dict, set[str]]:
+    """Requirements of an extra (None: of the project), and the other extras that it includes."""
+    listed = PROJECT['dependencies'] if extra is None else PROJECT['optional-dependencies'][extra]
+    requirements = {key(r): r for r in map(Requirement, listed)}
+    included: set[str] = set()
+    for name, extras in list(requirements):
+        if name == PROJECT['name']:
+            included |= extras
+            del requirements[name, extras]
+    return requirements, included
+
+
+def file_of(extra: str) -> str:
+    return f'requirements-{extra}.txt'
+
+
+def test_each_extra_has_a_requirements_file():
+    extras = PROJECT['optional-dependencies']
+    assert sorted([*map(file_of, extras), 'requirements.txt']) == FILES
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_pins_lie_in_the_ranges_of_pyproject(name):
+    pins, included_files = read_requirements(name)
+    extra = name.removeprefix('requirements').removesuffix('.txt').removeprefix('-') or None
+    ranges, included_extras = read_project(extra)
+    assert set(pins) == set(ranges)
+    assert included_files - {'requirements.txt'} == set(map(file_of, included_extras))
+    for which, pin in pins.items():
+        (specifier,) = pin.specifier
+        assert specifier.operator == '==', f'{name} must pin {pin} to one version'
+        assert specifier.version in ranges[which].specifier, f'{pin} of {name}: {ranges[which]}'
+
+
+def test_pins_of_one_library_agree():
+    versions: dict[str, set[str]] = {}
+    for name in FILES:
+        for (library, _), pin in read_requirements(name)[0].items():
+            versions.setdefault(library, set()).add(str(pin.specifier))
+    assert {library: v for library, v in versions.items() if len(v) > 1} == {}
+
+
+def warn_from(module: str) -> None:
+    warnings.warn_explicit('old', DeprecationWarning, f'{module}.py', 1, module=module)
+
+
+@pytest.mark.parametrize(
+    'module',
+    ['pgs.step', 'input_pipeline', 'configs.base', 'benchmarks.step', 'test_step', 'conftest'],
+)
+def test_a_deprecated_call_in_our_code_fails(module):
+    with pytest.raises(DeprecationWarning, match='old'):
+        warn_from(module)
+
+
+@pytest.mark.parametrize('module', ['jax.core', 'pgs_other', 'optax._src.base'])
+def test_a_deprecated_call_in_a_library_is_only_shown(module):
+    with warnings.catch_warnings(record=True) as shown:
+        warn_from(module)
+    assert len(shown) == 1
+
+
+def prose(page: Path) -> str:
+    """A Markdown page without its code."""
+    text = re.sub(r'^ *```.*?^ *```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r'`[^`\n]*`', '``', text)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, formed as GitHub forms them."""
+    text = re.sub(r'^ *```.*?^ *```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r'^#+ +(.+?) *$', text, flags=re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-') for h in headings}
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_relative_links_point_to_files_and_headings(name):
+    page = ROOT / name
+    links = re.findall(r'\]\(([^()\s]+)(?: [^()]*)?\)|(?:src|href)="([^"]+)"', prose(page))
+    for link in (markdown or html for markdown, html in links):
+        if re.match(r'[a-z]+:', link):  # https:, mailto:
+            continue
+        path, _, anchor = link.partition('#')
+        target = page.parent / path if path else page
+        assert target.exists(), f'{name} links to {link}: no such file'
+        if anchor:
+            assert anchor in anchors(target), f'{name} links to {link}: no such heading'
