@@ -16,6 +16,7 @@ from absl import flags
 from input_pipeline import preparation
 from input_pipeline.validate import MIN_SIDE
 from pgs.errors import UserError
+from pgs.utils import cli
 
 SOURCE = flags.DEFINE_string(
     'source', None, 'Tar pattern with braces, folder of tars, or a .tsv file.'
@@ -58,6 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    from pgs.utils import cli  # imports JAX; worker processes import this module again, without it
-
     cli.run(main)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
-from flax.traverse_util import flatten_dict
 
 from pgs.errors import UserError
 
 flags.disclaim_key_flags()  # flags defined here belong to the program that asks for them, in --help
 
+HELP_FLAGS = {
+    f'{dashes}{name}' for dashes in ('-', '--') for name in ('help', 'helpshort', 'helpfull', 'h')
+}
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
@@ -36,7 +38,11 @@ def run(
         except UserError as error:
             sys.exit(f'error: {error}')
 
-    app.run(guarded, flags_parser=parse or parse_flags)
+    try:
+        app.run(guarded, flags_parser=parse or parse_flags)
+    except SystemExit as exit_:
+        # absl exits with 1 after --help, as after a mistake.
+        sys.exit(0 if HELP_FLAGS & set(sys.argv[1:]) and exit_.code == 1 else exit_.code)
 
 
 def define_checkpoint_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
@@ -111,6 +117,8 @@ def config_path(argv: list[str]) -> str | None:
 
 def explain(error: BaseException, argv: list[str]) -> str:
     """One line on what is wrong with the flags and what to do."""
+    from flax.traverse_util import flatten_dict  # only here: it imports JAX
+
     from configs import base
 
     if isinstance(error, AttributeError | KeyError):
