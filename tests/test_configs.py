@@ -9,8 +9,11 @@ from pgs.errors import UserError
 from pgs.train import train
 
 VITB16 = [
-    ('vitb16_pgs', ()), ('vitb16_pgs', ('0.5',)), ('vitb16_clip', ()), ('vitb16_flip', ()),
-]  # fmt: skip
+    ('vitb16_pgs', ()),
+    ('vitb16_pgs', ('0.5',)),
+    ('vitb16_clip', ()),
+    ('vitb16_flip', ()),
+]
 
 
 def load(name, args=()):
@@ -27,16 +30,30 @@ def test_recipe(name, args):
     assert config.data.crop_scale == (0.9, 1.0)
     assert config.model.embed_dim == 512
     assert config.model.image.to_dict() == {
-        'image_size': 224, 'patch_size': 16, 'width': 768, 'layers': 12, 'heads': 12, 'mlp_ratio': 4.0,
-    }  # fmt: skip
-    assert config.model.text.to_dict() == {
-        'context_length': 77, 'vocab_size': 49408, 'width': 512, 'layers': 12, 'heads': 8,
+        'image_size': 224,
+        'patch_size': 16,
+        'width': 768,
+        'layers': 12,
+        'heads': 12,
         'mlp_ratio': 4.0,
-    }  # fmt: skip
+    }
+    assert config.model.text.to_dict() == {
+        'context_length': 77,
+        'vocab_size': 49408,
+        'width': 512,
+        'layers': 12,
+        'heads': 8,
+        'mlp_ratio': 4.0,
+    }
     assert config.optimizer.to_dict() == {
-        'peak_learning_rate': 1e-3, 'warmup_steps': 10_000, 'beta1': 0.9, 'beta2': 0.98,
-        'epsilon': 1e-6, 'weight_decay': 0.2, 'mu_dtype': 'float32',
-    }  # fmt: skip
+        'peak_learning_rate': 1e-3,
+        'warmup_steps': 10_000,
+        'beta1': 0.9,
+        'beta2': 0.98,
+        'epsilon': 1e-6,
+        'weight_decay': 0.2,
+        'mu_dtype': 'float32',
+    }
     check_config(config, devices=1, platform='cpu')
 
 

@@ -18,12 +18,17 @@ from pgs.utils import distributed
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
-    '--config.batch_size=16', '--config.log_every=1', '--config.checkpoint_every=2',
-    '--config.checkpoints_kept=3', '--config.model.embed_dim=16',
-    '--config.model.image.image_size=32', '--config.model.image.layers=2',
-    '--config.model.image.width=32', '--config.model.text.layers=2',
+    '--config.batch_size=16',
+    '--config.log_every=1',
+    '--config.checkpoint_every=2',
+    '--config.checkpoints_kept=3',
+    '--config.model.embed_dim=16',
+    '--config.model.image.image_size=32',
+    '--config.model.image.layers=2',
+    '--config.model.image.width=32',
+    '--config.model.text.layers=2',
     '--config.model.text.width=32',
-]  # fmt: skip
+]
 STARTED = []
 
 
@@ -33,9 +38,14 @@ def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, 'main.py', *FLAGS, f'--workdir={workdir}',
-        f'--config.total_steps={steps}', f'--config.mesh.fsdp={fsdp}', *more,
-    ]  # fmt: skip
+        sys.executable,
+        'main.py',
+        *FLAGS,
+        f'--workdir={workdir}',
+        f'--config.total_steps={steps}',
+        f'--config.mesh.fsdp={fsdp}',
+        *more,
+    ]
     common = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
     if processes > 1:
         common |= {'JAX_COORDINATOR_ADDRESS': f'localhost:{port}'}
@@ -89,9 +99,10 @@ def losses(workdir):
 def evals(small_data):
     """Flags that score while the run goes on."""
     return [
-        f'--config.eval_data_root={small_data}', '--config.eval_every=4',
+        f'--config.eval_data_root={small_data}',
+        '--config.eval_every=4',
         "--config.evals=('held_out','zeroshot/digits','linear_probe/digits')",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope='module')

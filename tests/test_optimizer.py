@@ -18,11 +18,17 @@ def test_only_matrices_decay():
     params = jax.eval_shape(model.init, jax.random.key(0), images, tokens)['params']
     mask = flax.traverse_util.flatten_dict(decay_mask(params), sep='/')
     assert {path.split('/')[-1] for path, decays in mask.items() if decays} == {
-        'kernel', 'positions', 'projection', 'token_embedding',
-    }  # fmt: skip
+        'kernel',
+        'positions',
+        'projection',
+        'token_embedding',
+    }
     assert {path.split('/')[-1] for path, decays in mask.items() if not decays} == {
-        'scale', 'bias', 'class_token', 'logit_scale',
-    }  # fmt: skip
+        'scale',
+        'bias',
+        'class_token',
+        'logit_scale',
+    }
 
 
 def test_decay_is_decoupled_and_scaled_by_the_rate():

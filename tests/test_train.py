@@ -18,9 +18,21 @@ from pgs.train import Stopped, train
 
 ROOT = Path(__file__).parent.parent
 RESULT_KEYS = [
-    'step', 'loss', 'pairs_per_second', 'mask_ratio_mean', 'val_loss', 'text_recall@1',
-    'text_recall@5', 'image_recall@1', 'image_recall@5', 'chance@1', 'chance@5', 'n_eval', 'object_retention', 'object_retention_masked',
-]  # fmt: skip
+    'step',
+    'loss',
+    'pairs_per_second',
+    'mask_ratio_mean',
+    'val_loss',
+    'text_recall@1',
+    'text_recall@5',
+    'image_recall@1',
+    'image_recall@5',
+    'chance@1',
+    'chance@5',
+    'n_eval',
+    'object_retention',
+    'object_retention_masked',
+]
 
 
 def comparable(workdir):
@@ -232,11 +244,17 @@ def test_steps_follow_from_the_size_of_the_data(tiny_config, tmp_path, monkeypat
 @pytest.mark.slow
 def test_main_stops_on_sigterm_and_goes_on(tmp_path):
     command = [
-        sys.executable, 'main.py', f'--workdir={tmp_path / "run"}', '--config.batch_size=8',
-        '--config.total_steps=200', '--config.log_every=1', '--config.model.image.layers=1',
-        '--config.model.text.layers=1', '--config.model.image.width=32',
+        sys.executable,
+        'main.py',
+        f'--workdir={tmp_path / "run"}',
+        '--config.batch_size=8',
+        '--config.total_steps=200',
+        '--config.log_every=1',
+        '--config.model.image.layers=1',
+        '--config.model.text.layers=1',
+        '--config.model.image.width=32',
         '--config.model.text.width=32',
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith('step'):

@@ -156,18 +156,25 @@ def test_the_documented_strategy_trains_and_every_other_config_goes_on(tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     small = [
-        '--config.batch_size=16', '--config.total_steps=3', '--config.log_every=1',
-        '--config.model.image.layers=1', '--config.model.text.layers=1',
-        '--config.model.image.width=32', '--config.model.text.width=32',
-    ]  # fmt: skip
+        '--config.batch_size=16',
+        '--config.total_steps=3',
+        '--config.log_every=1',
+        '--config.model.image.layers=1',
+        '--config.model.text.layers=1',
+        '--config.model.image.width=32',
+        '--config.model.text.width=32',
+    ]
     for name, masked in (('centre', 0.4), ('quickstart', 0.45), ('vitb16_clip', 0.0)):
         flags = [f'--config=configs/{name}.py', f'--workdir={tmp_path / "runs" / name}']
         if name == 'vitb16_clip':
             flags += [
-                '--config.data.name=openmoji', '--config.model.image.image_size=32',
-                '--config.model.image.patch_size=8', '--config.model.text.context_length=24',
-                '--config.model.image.heads=2', '--config.model.text.heads=2',
-            ]  # fmt: skip
+                '--config.data.name=openmoji',
+                '--config.model.image.image_size=32',
+                '--config.model.image.patch_size=8',
+                '--config.model.text.context_length=24',
+                '--config.model.image.heads=2',
+                '--config.model.text.heads=2',
+            ]
         done = subprocess.run(
             [sys.executable, 'main.py', *flags, *small],
             cwd=tmp_path,

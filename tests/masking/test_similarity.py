@@ -68,9 +68,11 @@ def test_patches_are_in_row_major_order():
 
 def test_half_precision_input_is_computed_in_float32(normalized_photos, embeddings):
     half = patch_similarity(
-        jnp.asarray(normalized_photos, jnp.bfloat16), jnp.asarray(embeddings, jnp.bfloat16),
-        jnp.float32(0.5), patch_size=16,
-    )  # fmt: skip
+        jnp.asarray(normalized_photos, jnp.bfloat16),
+        jnp.asarray(embeddings, jnp.bfloat16),
+        jnp.float32(0.5),
+        patch_size=16,
+    )
     assert half.dtype == jnp.float32
     full = patch_similarity(normalized_photos, embeddings, 0.5, patch_size=16)
     assert float(jax.numpy.abs(half - full).mean()) < 0.01

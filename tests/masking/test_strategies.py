@@ -102,9 +102,11 @@ def test_float32_and_float64_masks_agree(normalized_photos, embeddings):
         )
         with jax.enable_x64(True):
             steps = jax.jit(functools.partial(pgs_steps, **options))(
-                jax.random.key(3), normalized_photos.astype(np.float64),
-                embeddings.astype(np.float64), progress,
-            )  # fmt: skip
+                jax.random.key(3),
+                normalized_photos.astype(np.float64),
+                embeddings.astype(np.float64),
+                progress,
+            )
             assert steps.affinity_BxL.dtype == jnp.float64
             wide = visible_patches(steps.selection, LENGTH)
         assert (narrow == wide).mean() >= 0.99
@@ -177,7 +179,9 @@ def test_config_and_signature_have_the_same_defaults():
     for strategy in strategies().values():
         for parameter in inspect.signature(strategy).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != 'patch_size':
-                named = masking.get(parameter.name, parameter.default)  # one of your own need not be
+                named = masking.get(
+                    parameter.name, parameter.default
+                )  # one of your own need not be
                 assert named == parameter.default, parameter.name
 
 

@@ -95,9 +95,11 @@ def test_each_image_has_its_own_mask(model_and_params, batch):
     together = apply(model_and_params, images, tokens, lambda *_: PatchSelection(keep, valid))
     for i in range(3):
         alone = apply(
-            model_and_params, images[i : i + 1], tokens[i : i + 1],
+            model_and_params,
+            images[i : i + 1],
+            tokens[i : i + 1],
             lambda *_, i=i: PatchSelection(keep[i : i + 1][:, valid[i]], None),
-        )  # fmt: skip
+        )
         np.testing.assert_allclose(
             together['image_features'][i], alone['image_features'][0], atol=1e-6
         )
