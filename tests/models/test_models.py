@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pgs.masking.selection import PatchSelection
 
 from configs import base
 from pgs.compile.flops import flops_of
 from pgs.errors import UserError
 from pgs.masking import configured
+from pgs.masking.selection import PatchSelection
 from pgs.models import build_model
 from pgs.models.clip import CLIP, unit_norm
 from pgs.models.transformer import fused

@@ -1,4 +1,4 @@
-"""A run that starts from the weights of another, at another image size and on another mesh."""
+"""A run that starts from the weights of another run, with another image size and mesh."""
 
 import shutil
 
@@ -23,7 +23,7 @@ from pgs.train import train
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """The workdir of a quickstart, of another seed: written as train() does, without the training."""
+    """The workdir of an untrained quickstart with another seed, written as train() writes it."""
     folder = tmp_path_factory.mktemp('source') / 'run'
     config = shrunk_quickstart(total_steps=2)
     config.seed = 7
@@ -36,7 +36,7 @@ def source(tmp_path_factory):
 
 
 def tuning(source, **changes):
-    """Of one step at learning rate 0: what it saves is what it started from."""
+    """A config of one step at learning rate 0: the run saves the weights that it started from."""
     config = shrunk_quickstart(total_steps=1)
     config.init_from = str(source)
     config.masking.strategy = 'none'
@@ -46,8 +46,8 @@ def tuning(source, **changes):
 
 
 def test_tuning_starts_from_the_source(source, tmp_path, capsys, monkeypatch):
-    # Figures and scores come after what is looked at here, and take longer.
-    monkeypatch.setattr(summary, 'finish', lambda *_: {})
+    # Figures and scores are not tested here and would take longer.
+    monkeypatch.setattr(summary, 'finish', lambda *_, **__: {})
     monkeypatch.setattr(sources, 'open_held_out', lambda _: None)
     copy = shutil.copytree(source, tmp_path / 'copy')
     config = tuning(copy)
@@ -63,7 +63,7 @@ def test_tuning_starts_from_the_source(source, tmp_path, capsys, monkeypatch):
     np.testing.assert_array_equal(positions, expected)
     same_trees(after.params, before.params)
 
-    # Resumed: the source is not asked for, and may be gone.
+    # A resumed run does not read the source, which may have been deleted.
     shutil.rmtree(copy)
     assert init_from.read_initial(config, tmp_path / 'tuned') is None
     with pytest.raises(UserError, match='copy does not exist'):
@@ -85,7 +85,7 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_written(
     assert not (tmp_path / 'tuned').exists()
 
 
-def test_no_device_holds_more_than_its_part(source):
+def test_no_device_holds_more_than_its_shard(source):
     config = tuning(source)
     config.model.image.image_size = 32
     mesh = sharding.make_mesh({'data': 1, 'fsdp': 8}, 16)
@@ -107,7 +107,7 @@ def test_the_tuning_config():
         assert config.model.image.image_size == size
         assert config.masking.strategy == 'none'
         check_config(config, devices=jax.device_count(), platform='cpu')
-    config.model.image.image_size = 224  # the only difference to the run that it goes on from
+    config.model.image.image_size = 224  # the only difference to the run that it continues
     assert config.model.to_dict() == base.get_config().model.to_dict()
     for bad in ('200', 'large', '0'):
         with pytest.raises(UserError, match=f':{bad} is no image size'):
