@@ -12,19 +12,28 @@ from pgs.models import build_model
 CONFIG = {
     'embed_dim': 24,
     'image': {
-        'image_size': 32, 'patch_size': 8, 'width': 64, 'layers': 2, 'heads': 4, 'mlp_ratio': 4.0,
+        'image_size': 32,
+        'patch_size': 8,
+        'width': 64,
+        'layers': 2,
+        'heads': 4,
+        'mlp_ratio': 4.0,
     },
     'text': {
-        'context_length': 12, 'vocab_size': 300, 'width': 32, 'layers': 3, 'heads': 2,
+        'context_length': 12,
+        'vocab_size': 300,
+        'width': 32,
+        'layers': 3,
+        'heads': 2,
         'mlp_ratio': 2.0,
     },
     'remat': 'none',
     'quick_gelu': False,
-}  # fmt: skip
+}
 
 
 def small_checkpoint(*, quick_gelu: bool = False) -> Checkpoint:
-    """Every parameter is random, biases and gains too, so that none can be mistaken for another."""
+    """A CLIP with random numbers in every parameter, so that exchanged parameters are noticed."""
     architecture = copy.deepcopy(CONFIG) | {'quick_gelu': quick_gelu}
     model = build_model(architecture, dtype=jnp.float32)
     images, tokens = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 12), jnp.int32)
@@ -47,6 +56,6 @@ def batch(count: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 
 def same_trees(left: dict, right: dict) -> None:
-    """Asserts equality to the bit."""
+    """Asserts that two trees are equal to the bit."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
     jax.tree.map(np.testing.assert_array_equal, left, right)

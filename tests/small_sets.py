@@ -1,11 +1,11 @@
-"""Writes small evaluation sets of real images, with nothing downloaded.
+"""Writes small evaluation sets of real images, without a download.
 
   python -m tests.small_sets DATA      then  python -m pgs.evaluate --data_root=DATA --tasks=...
 
-In CLIP-benchmark's layout: `digits`, scikit-learn's, with train and test (zeroshot/digits,
-linear_probe/digits); `openmoji_names`, one emoji a class; `openmoji_pairs`, emoji with two or
-three captions each (retrieval/openmoji_pairs); `openmoji_tones`, multilabel, two emoji an image.
-As SugarCrepe publishes its items: sugar_crepe/swap_att.json, captions with the tone of another.
+In CLIP-benchmark's layout: `digits` of scikit-learn, with train and test (zeroshot/digits,
+linear_probe/digits); `openmoji_names`, one emoji per class; `openmoji_pairs`, emoji with two or
+three captions each (retrieval/openmoji_pairs); `openmoji_tones`, multilabel, two emoji per image.
+In SugarCrepe's layout: sugar_crepe/swap_att.json, where a negative caption has another skin tone.
 """
 
 import io
@@ -55,9 +55,13 @@ def write_emoji(root: Path, count: int = 100) -> None:
     names = [name for _, name in found]
     samples = [(encoded(image, 'WEBP'), label) for label, (image, _) in enumerate(found)]
     write_eval_set(
-        root / 'openmoji_names', 'test', samples,
-        kind='classification', classnames=names, templates=('{c}', 'an emoji of {c}'),
-    )  # fmt: skip
+        root / 'openmoji_names',
+        'test',
+        samples,
+        kind='classification',
+        classnames=names,
+        templates=('{c}', 'an emoji of {c}'),
+    )
     templates = ('{}', 'an emoji of {}', 'a drawing of {}')
     pairs = [
         (encoded(image, 'WEBP'), [t.format(name) for t in templates[: 2 + number % 2]])
@@ -70,9 +74,13 @@ def write_emoji(root: Path, count: int = 100) -> None:
         label = np.array([f' {tone}' in f'{first} {second}' for tone in TONES], np.int64)
         two.append((encoded(np.concatenate([left, right], axis=1), 'PNG'), label))
     write_eval_set(
-        root / 'openmoji_tones', 'test', two,
-        kind='multilabel', classnames=TONES, templates=('a person, {c}',),
-    )  # fmt: skip
+        root / 'openmoji_tones',
+        'test',
+        two,
+        kind='multilabel',
+        classnames=TONES,
+        templates=('a person, {c}',),
+    )
 
     folder = root / 'sugar_crepe'
     (folder / 'val2017').mkdir(parents=True, exist_ok=True)
@@ -84,9 +92,10 @@ def write_emoji(root: Path, count: int = 100) -> None:
         other = TONES[1 - TONES.index(own)]
         (folder / 'val2017' / f'{number}.png').write_bytes(encoded(image, 'PNG'))
         entries[str(number)] = {
-            'filename': f'{number}.png', 'caption': name,
+            'filename': f'{number}.png',
+            'caption': name,
             'negative_caption': name.replace(own, other),
-        }  # fmt: skip
+        }
     (folder / 'swap_att.json').write_text(json.dumps(entries))
 
 

@@ -1,4 +1,4 @@
-"""Weights in and out, without PyTorch: round trips, what is recognised, what is refused."""
+"""Conversion of weights without PyTorch: round trips, detected kinds and rejected input."""
 
 import json
 import shutil
@@ -84,12 +84,14 @@ def test_a_workdir_gives_its_newest_parameters(small, tmp_path, monkeypatch):
         checkpoint.save(manager, 12, state)
     with pytest.raises(UserError, match='of no kind that can be read'):
         load_model(tmp_path)
-    model = {k: v for k, v in CONFIG.items() if k != 'quick_gelu'}  # as before it could be chosen
+    model = {
+        k: v for k, v in CONFIG.items() if k != 'quick_gelu'
+    }  # as in runs before the setting existed
     write_json(checkpoint.absolute(tmp_path) / 'config.json', {'seed': 0, 'model': model})
     loaded = load_model(tmp_path)
     same_trees(loaded.params, params)
     assert loaded.source == f'{tmp_path}, step 12'
-    monkeypatch.chdir(tmp_path.parent)  # messages name what was given
+    monkeypatch.chdir(tmp_path.parent)  # messages repeat the path as it was given
     assert load_model(tmp_path.name).source == f'{tmp_path.name}, step 12'
     assert loaded.config == small.config
 
@@ -119,12 +121,12 @@ def test_a_file_of_open_clip_with_its_json_beside_it():
     check_tokenizer({'text': {'vocab_size': 49408}})
 
 
-def test_a_bare_file_of_ours_says_itself_what_it_is(small, folders, tmp_path):
+def test_a_file_of_ours_without_a_json_holds_its_own_architecture(small, folders, tmp_path):
     path = shutil.copy(folders / 'open_clip' / WEIGHTS['open_clip'], tmp_path / 'x.safetensors')
     assert load_model(path).config == small.config
 
 
-def test_a_bare_file_of_others_is_described_by_its_shapes(tmp_path, capsys):
+def test_a_file_of_others_without_a_json_gets_its_architecture_from_shapes(tmp_path, capsys):
     architecture = CONFIG | {'image': CONFIG['image'] | {'heads': 1}}
     architecture['text'] = CONFIG['text'] | {'width': 64, 'heads': 1}
     shapes = layout_of(architecture, from_params)
@@ -158,12 +160,25 @@ def test_published_architectures_are_inferred_from_their_shapes(name):
     )
     architecture = {
         'embed_dim': embed,
-        'image': {'image_size': size, 'patch_size': patch, 'width': width, 'layers': layers,
-                  'heads': heads, 'mlp_ratio': ratio},
-        'text': {'context_length': 77, 'vocab_size': 49408, 'width': text_width,
-                 'layers': text_layers, 'heads': text_heads, 'mlp_ratio': 4.0},
-        'remat': 'none', 'quick_gelu': False,
-    }  # fmt: skip
+        'image': {
+            'image_size': size,
+            'patch_size': patch,
+            'width': width,
+            'layers': layers,
+            'heads': heads,
+            'mlp_ratio': ratio,
+        },
+        'text': {
+            'context_length': 77,
+            'vocab_size': 49408,
+            'width': text_width,
+            'layers': text_layers,
+            'heads': text_heads,
+            'mlp_ratio': 4.0,
+        },
+        'remat': 'none',
+        'quick_gelu': False,
+    }
     shapes = {n: s.shape for n, s in layout_of(architecture, from_params).items()}
     inferred = infer_architecture(shapes, name)
     inferred_ratio = inferred['image'].pop('mlp_ratio')
@@ -264,11 +279,11 @@ def test_an_unsupported_setting_of_hugging_face_is_named(part, key, value, words
         hugging_face.architecture_of(config)
 
 
-def test_a_terse_config_of_hugging_face_has_its_defaults():
-    """transformers leaves out what is its default, and older files repeat a part."""
-    terse = {'model_type': 'clip', 'vision_config': {}, 'text_config': {'eos_token_id': 2}}
-    terse['vision_config_dict'] = {'patch_size': 16}
-    architecture = hugging_face.architecture_of(terse)
+def test_defaults_fill_a_short_config_of_hugging_face():
+    """transformers omits its defaults, and older files repeat a part."""
+    short = {'model_type': 'clip', 'vision_config': {}, 'text_config': {'eos_token_id': 2}}
+    short['vision_config_dict'] = {'patch_size': 16}
+    architecture = hugging_face.architecture_of(short)
     assert architecture['quick_gelu'] is True
     assert architecture['image']['patch_size'] == 16
     assert (architecture['embed_dim'], architecture['text']['heads']) == (512, 8)
@@ -313,7 +328,7 @@ def test_quick_gelu():
 
 
 @pytest.mark.parametrize('name', ['absent', 'notes.txt', 'folder', 'other'])
-def test_other_paths_are_told_what_is_accepted(tmp_path, name):
+def test_the_error_for_another_path_lists_what_is_accepted(tmp_path, name):
     (tmp_path / 'notes.txt').write_text('x')
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'other').mkdir()
@@ -338,7 +353,7 @@ def test_files_of_pytorch_without_pytorch(tmp_path, monkeypatch):
         load_model(tmp_path / 'script.pt')
 
 
-def test_an_output_folder_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
+def test_an_output_folder_is_written_completely_or_not_at_all(small, tmp_path, monkeypatch):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'mine.txt').write_text('x')
     with pytest.raises(UserError, match='holds files already'):
@@ -368,9 +383,12 @@ def test_the_command(folders, tmp_path):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     done = run(
-        f'--checkpoint={folders / "hf"}', '--to=open_clip', f'--out={tmp_path / "out"}',
-        '--from=hf', '--image_size=64',
-    )  # fmt: skip
+        f'--checkpoint={folders / "hf"}',
+        '--to=open_clip',
+        f'--out={tmp_path / "out"}',
+        '--from=hf',
+        '--image_size=64',
+    )
     assert done.returncode == 0, done.stderr
     assert '0.2 M parameters (image 64 px / 8, width 64' in done.stdout
     assert load_model(tmp_path / 'out').config['image']['image_size'] == 64

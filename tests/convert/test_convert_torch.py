@@ -1,6 +1,6 @@
-"""Exported weights in the libraries that read them, and files of PyTorch in.
+"""OpenCLIP and transformers load our exports, and files of PyTorch are read.
 
-Needs requirements-torch.txt; without it, all of this is skipped.
+Needs requirements-torch.txt; without it, these tests are skipped.
 """
 
 import json
@@ -32,7 +32,7 @@ def small(request):
 
 @pytest.fixture(scope='module')
 def own(small):
-    """Our features of a batch."""
+    """Our features for a batch."""
     images, tokens = batch()
     return jax.jit(small.model.apply)({'params': small.params}, images, tokens)
 
@@ -84,8 +84,10 @@ def test_what_transformers_saves_is_read(small, tmp_path):
 
 def state_dict(small, prefix=''):
     weights = from_params(small.params)
-    return {f'{prefix}{n}': torch.tensor(np.ascontiguousarray(w)).reshape(w.shape)
-            for n, w in weights.items()}  # fmt: skip
+    return {
+        f'{prefix}{n}': torch.tensor(np.ascontiguousarray(w)).reshape(w.shape)
+        for n, w in weights.items()
+    }
 
 
 @pytest.mark.parametrize('suffix', ['.pt', '.pth', '.bin'])
@@ -137,7 +139,7 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, capsys):
 
 
 def plain_vit(card):
-    """Whether the towers here have all that a card asks for, but for its tokens."""
+    """Whether this project has every setting of a model JSON."""
     try:
         configs.architecture_of(card)
     except UserError:
@@ -149,13 +151,13 @@ def test_heads_of_open_clips_own_cards_are_inferred_from_shapes():
     cards = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
     plain = {name: card for name, card in cards.items() if plain_vit(card)}
     assert {'ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-H-14', 'ViT-bigG-14'} <= plain.keys()
-    told_apart = []
+    differing = []
     for name, card in plain.items():
         architecture = configs.architecture_of(card)
         shapes = {n: s.shape for n, s in layout_of(architecture, from_params).items()}
         inferred = configs.infer_architecture(shapes, name)
         heads = [(d['image']['heads'], d['text']['heads']) for d in (architecture, inferred)]
         if heads[0] != heads[1]:
-            told_apart.append(name)
+            differing.append(name)
         assert inferred['image']['image_size'] == architecture['image']['image_size'], name
-    assert told_apart == []
+    assert differing == []

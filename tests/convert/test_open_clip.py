@@ -1,4 +1,4 @@
-"""Our model with OpenCLIP's weights against figures from OpenCLIP itself."""
+"""Our model with OpenCLIP's weights, compared with values computed by OpenCLIP."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Our metrics against clip-benchmark's own functions, on the same embeddings and on the same files.
+"""Our metrics compared with clip-benchmark's, on the same embeddings and on the same files.
 
-Needs requirements-torch.txt; without it, all of this is skipped.
+Needs requirements-torch.txt; without it, these tests are skipped.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ THEIR_TASKS = {
 
 @pytest.fixture(autouse=True)
 def numbers_of_one_element(monkeypatch):
-    """clip-benchmark 1.6.2 calls float() on arrays (1,), which NumPy 2.4 refuses."""
+    """clip-benchmark 1.6.2 calls float() on arrays of shape (1,), which NumPy 2.4 rejects."""
     real = torch.Tensor.numpy
 
     def numpy(self, *arguments, **options):
@@ -49,7 +49,7 @@ def unit(x):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
-# --- The same embeddings in, the same metrics out ---
+# --- On the same embeddings ---
 
 
 def test_accuracies():
@@ -87,8 +87,8 @@ def test_retrieval_recall():
 
 @pytest.mark.parametrize('decay', [0.0, 0.3])
 def test_the_probe_trains_to_the_same_layer(monkeypatch, decay):
-    """From one initial layer, in one batch an epoch, so that the order of samples is no matter."""
-    for kind in (torch.nn.Module, torch.Tensor):  # clip-benchmark asks for a GPU; there is none
+    """Same initial layer and one batch per epoch, so that the order of samples does not matter."""
+    for kind in (torch.nn.Module, torch.Tensor):  # clip-benchmark expects a GPU
         monkeypatch.setattr(kind, 'cuda', lambda self, *_: self)
     monkeypatch.setattr(torch.nn, 'DataParallel', lambda model, **_: model)
     rng = np.random.default_rng(0)
@@ -105,12 +105,12 @@ def test_the_probe_trains_to_the_same_layer(monkeypatch, decay):
     np.testing.assert_allclose(ours['bias'], theirs.bias.detach(), atol=1e-5)
 
 
-# --- The same files in, the same metrics out ---
+# --- On the same files ---
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """A short run of the quickstart, shrunk, and its weights for OpenCLIP."""
+    """A short run of a smaller quickstart, and its weights in OpenCLIP's layout."""
     folder = tmp_path_factory.mktemp('trained')
     train(shrunk_quickstart(total_steps=12), folder / 'run')
     export(read(folder / 'run'), 'open_clip', folder / 'open_clip')
@@ -157,18 +157,21 @@ def their_metrics(folder, task, root) -> dict:
 @pytest.mark.parametrize(
     'task',
     [
-        'zeroshot/digits', 'zeroshot/openmoji_names', 'zeroshot/openmoji_tones',
-        'retrieval/openmoji_pairs', 'sugar_crepe/swap_att',
+        'zeroshot/digits',
+        'zeroshot/openmoji_names',
+        'zeroshot/openmoji_tones',
+        'retrieval/openmoji_pairs',
+        'sugar_crepe/swap_att',
     ],
-)  # fmt: skip
+)
 def test_figures_are_clip_benchmarks(kind, task, untrained_clip, trained, small_data):
-    """A random model and a trained run, each by clip-benchmark on the weights that were exported."""
+    """A random model and a trained run; clip-benchmark scores the exported weights."""
     ours_from = untrained_clip if kind == 'random' else trained / 'run'
     theirs_from = untrained_clip if kind == 'random' else trained / 'open_clip'
     opened = run.open_task(task, small_data)
     ours = run.run_task(opened, load_clip(ours_from), {}, lambda split, compute: compute())
     theirs = their_metrics(theirs_from, task, small_data)
-    if task.startswith('sugar_crepe'):  # of one image with two texts, the image is always right
+    if task.startswith('sugar_crepe'):  # with one image per item, the image is always right
         assert theirs.pop('image_acc') == 1.0
         assert theirs.pop('text_acc') == theirs['acc']
     assert theirs

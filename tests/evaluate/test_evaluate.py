@@ -1,4 +1,4 @@
-"""python -m pgs.evaluate, from files to figures."""
+"""python -m pgs.evaluate, from files to metrics."""
 
 import dataclasses
 import json
@@ -30,13 +30,13 @@ TASKS = (
 )
 
 
-# Each program defines flags of the same names, and all tests are imported into one process.
+# All tests are imported into one process, and the programs define flags of the same names.
 FLAGS = list(flags.FLAGS.flags_by_module_dict()['pgs.evaluate.__main__'])
 flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
 
 
 def call(*arguments):
-    """The command within this process, which has JAX running already."""
+    """Runs the command in this process, in which JAX is already initialised."""
     for flag in FLAGS:
         flags.FLAGS[flag.name] = flag
         flag.unparse()
@@ -79,7 +79,7 @@ def test_every_task_gives_its_metrics(scored):
 
 
 def test_figures_are_those_of_the_definition(scored, untrained_clip, small_data):
-    """One image and one prompt at a time, without batches, padding and caches."""
+    """Recomputed with one image and one prompt at a time: no batches, padding or caches."""
     clip = inference.load_clip(untrained_clip)
     data = eval_sets.open_tars(small_data, 'digits', 'test')
     weights = []
@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_definition(scored, untrained_clip, small_data)
     assert found == pytest.approx(np.mean(hits), abs=1e-9)
 
 
-def test_the_same_command_again_does_what_is_left(scored, untrained_clip, small_data, capsys):
+def test_the_same_command_again_scores_what_is_left(scored, untrained_clip, small_data, capsys):
     results = json.loads(scored.read_text())
     kept = results['tasks'].pop('zeroshot/digits')
     again = scored.with_name('again.json')
@@ -185,7 +185,7 @@ def test_sets_of_the_same_classes_embed_their_prompts_once(untrained_clip, small
     assert calls == [clip.batch_size]  # ten classes in two templates: one padded batch
 
 
-def test_an_image_that_is_none_is_named(untrained_clip, small_data, tmp_path):
+def test_a_file_that_is_not_an_image_is_named(untrained_clip, small_data, tmp_path):
     shutil.copytree(small_data / 'sugar_crepe', tmp_path / 'sugar_crepe')
     victim = sorted((tmp_path / 'sugar_crepe' / 'val2017').iterdir())[0]
     victim.write_bytes(b'')
@@ -223,7 +223,7 @@ def test_the_kind_of_a_set_must_fit_the_protocol(small_data):
 
 
 def test_a_set_of_tfds(untrained_clip, tmp_path):
-    """A set of the table that nobody has as tars, prepared by TFDS with three images."""
+    """A set of the table, prepared by TFDS with three images, without tars."""
     features = tfds.features.FeaturesDict(
         {
             'image': tfds.features.Image(shape=(None, None, 3)),

@@ -1,4 +1,4 @@
-"""The linear probe on digits, its order and its search."""
+"""The linear probe on digits, its order of samples and its search of the weight decay."""
 
 import numpy as np
 import pytest
@@ -38,17 +38,21 @@ def test_digits_are_learned_without_weight_decay(digits):
 def test_a_validation_split_chooses_the_weight_decay(digits):
     tried = []
     found = linear_probe.linear_probe(
-        part(digits, 0, 300), part(digits, 900, 1797), part(digits, 300, 600), 10,
-        epochs=40, notify=tried.append,
-    )  # fmt: skip
+        part(digits, 0, 300),
+        part(digits, 900, 1797),
+        part(digits, 300, 600),
+        10,
+        epochs=40,
+        notify=tried.append,
+    )
     assert found['weight_decay'] in DECAYS
     assert found['acc1'] > 0.8
     assert len(tried) == len(set(tried)) <= linear_probe.MAX_TRIALS
-    # decay at 100 makes the layer explode: it must not be chosen, nor counted as a hit
+    # With a weight decay of 100 the layer diverges; it must not be chosen.
     assert found['weight_decay'] < 10
 
 
-def test_the_search_finds_a_peak_and_asks_once():
+def test_the_search_finds_a_peak_and_tries_each_index_once():
     for peak in (0, 3, 37, 50, 95, 96):
         asked = []
 

@@ -1,4 +1,4 @@
-"""Retrieval recall by hand and against the full matrix."""
+"""Retrieval recall, computed by hand and from the full matrix."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ def unit(x):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def test_places_by_hand():
+def test_ranks_by_hand():
     rows, columns = (
         np.eye(3, dtype=np.float32),
         np.array([[0.9, 0.8, 0.7], [0.1, 0.5, 0.6], [0.2, 0.1, 0.3]], np.float32),
-    )  # row i of the similarities is column i here
+    )  # row i of the similarities is column i of this array
     ids = np.arange(3)
     assert match_ranks(rows, ids, columns, ids).tolist() == [0, 1, 2]
 
@@ -37,9 +37,9 @@ def test_blocks_agree_with_the_full_matrix(block):
     owners = np.repeat(np.arange(60), rng.integers(1, 6, 60))
     rng.shuffle(owners)
     images, texts = unit(rng.normal(size=(60, 8))), unit(rng.normal(size=(len(owners), 8)))
-    told = []
-    metrics = recall_metrics(images, texts, owners, block=block, notify=told.append)
-    assert sum(told) == len(images) + len(texts)
+    progress = []
+    metrics = recall_metrics(images, texts, owners, block=block, notify=progress.append)
+    assert sum(progress) == len(images) + len(texts)
     similarity = texts.astype(np.float64) @ images.T.astype(np.float64)
     for k in (1, 5, 10):
         nearest = np.argsort(-similarity, axis=1)[:, :k]
@@ -75,7 +75,7 @@ def test_pairs():
     assert scores['text_recall@1'] == scores['image_recall@1'] == 0.0
     assert scores['text_recall@5'] == scores['image_recall@5'] == 1.0
     assert (scores['n_eval'], scores['chance@1'], scores['chance@5']) == (2, 0.5, 1.0)
-    # rows of logits: (0.6, 1.0), (1.0, 0.6), the first of each own
+    # rows of logits: (0.6, 1.0), (1.0, 0.6); the true pair is 0.6
     assert scores['val_loss'] == pytest.approx(np.log1p(np.exp(0.4)), rel=1e-6)
 
 

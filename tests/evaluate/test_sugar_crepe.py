@@ -1,4 +1,4 @@
-"""SugarCrepe's score by hand, and its files."""
+"""SugarCrepe's score, computed by hand, and its files."""
 
 import json
 

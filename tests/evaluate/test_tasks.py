@@ -48,6 +48,6 @@ def test_folders_are_clip_benchmarks():
     assert location_of('my_set').folder == 'my_set'
 
 
-def test_tfds_knows_the_sets_that_are_said_to_be_there():
+def test_tfds_has_the_sets_that_are_listed_as_in_tfds():
     known = set(tfds.list_builders())
     assert {names[0] for _, names in SETS.values() if names} <= known

@@ -1,8 +1,7 @@
-"""Zero-shot metrics by hand, and class weights by their definition."""
+"""Zero-shot metrics, computed by hand, and class weights by their definition."""
 
 import numpy as np
 import pytest
-from pgs.inference.prompts import class_weights, prompts_of
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from pgs.errors import UserError
@@ -13,6 +12,7 @@ from pgs.evaluate.zero_shot import (
     classify_multilabel,
     ranks_of,
 )
+from pgs.inference.prompts import class_weights, prompts_of
 
 
 def test_prompts_go_class_by_class():
@@ -32,15 +32,15 @@ def test_class_weights_are_normalised_means_of_normalised_embeddings():
     np.testing.assert_allclose(weights[1], np.array([1.6, 0.8]) / np.hypot(1.6, 0.8), rtol=1e-6)
 
 
-def test_class_weights_in_parts_are_the_same_and_tell_their_progress():
+def test_class_weights_in_parts_are_the_same_and_report_their_progress():
     rng = np.random.default_rng(0)
     names, templates = [f'class {i}' for i in range(7)], ['{c}', 'a {c}', 'b {c}']
     table = {t: rng.normal(size=4) for t in prompts_of(names, templates)}
-    told = []
-    options = {'classes_at_once': 3, 'notify': told.append}
+    progress = []
+    options = {'classes_at_once': 3, 'notify': progress.append}
     parts = class_weights(embed_by_table(table), names, templates, **options)
     np.testing.assert_array_equal(parts, class_weights(embed_by_table(table), names, templates))
-    assert told == [9, 9, 3]
+    assert progress == [9, 9, 3]
 
 
 def test_no_class_is_an_error():
@@ -50,11 +50,11 @@ def test_no_class_is_an_error():
 
 def test_ranks_by_hand():
     logits = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
-    # of equal logits the lower id is first, as in argmax
+    # among equal logits the lower id ranks first, as in argmax
     assert ranks_of(logits, np.array([0, 2, 0, 2])).tolist() == [0, 2, 0, 2]
 
 
-def test_what_is_not_a_number_hits_nothing():
+def test_nan_is_never_a_hit():
     assert ranks_of(np.full((1, 3), np.nan), np.array([0])).tolist() == [3]
     assert ranks_of(np.array([[1.0, np.nan, 0.0]]), np.array([0])).tolist() == [1]
 

@@ -70,8 +70,12 @@ def run(*command):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
     return subprocess.run(
         [sys.executable, '-m', *map(str, command)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.slow
@@ -87,9 +91,11 @@ def test_the_commands(untrained_clip, clip, pictures, tmp_path):
         np.testing.assert_allclose(found['image_features'], embed_images(clip, pictures), atol=1e-5)
         assert found['texts'][0] == 'a dog'
     done = run(
-        'pgs.classify', f'--checkpoint={untrained_clip}', f'--image={pictures[0]}',
+        'pgs.classify',
+        f'--checkpoint={untrained_clip}',
+        f'--image={pictures[0]}',
         '--labels=a dog,a cat',
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert {line.split('%')[1].strip() for line in lines} == {'a dog', 'a cat'}
