@@ -16,7 +16,7 @@ RATIOS = {'0.3': (0.3, 0.5), '0.5': (0.5, 0.5)}
 
 def get_config(variant: str = '0.3'):
     if variant not in RATIOS:
-        raise UserError(f'vitb16_pgs.py:{variant} is no variant of the paper: take :0.3 or :0.5')
+        raise UserError(f'vitb16_pgs.py:{variant} is not a variant of the paper: take :0.3 or :0.5')
     config = base.get_config()
     config.masking.strategy = 'pgs'
     config.masking.min_ratio, config.masking.max_ratio = RATIOS[variant]

@@ -4,14 +4,16 @@ Command:  python main.py --config=configs/vitb16_pgs_tune.py --config.init_from=
           python main.py --config=configs/vitb16_pgs_tune.py:336 --config.init_from=RUN
           RUN is the workdir of configs/vitb16_pgs.py, or any weights of this shape
           (docs/weights.md); :336 is the image size, for which positions are resampled.
-Time:     2,678 steps, 3 % of the 85,696 of the paper's run; a step costs one of vitb16_clip.py
-Result:   no figure: the paper has no such phase, and none was run here on CC12M
+Time:     2,678 steps, 3 % of the 85,696 steps of the paper's run; a step costs as much as one of
+          vitb16_clip.py
+Result:   no figure: the paper has no such phase, and it was not run here on CC12M
 
-The length and the rates follow those who close the gap between masked training and whole images
-so. FLIP (arXiv 2212.00794) tunes for 0.32 epochs of its 32 at a hundredth of the learning rate.
+Length and learning rate follow methods that adapt a masked model to complete images in this way.
+FLIP (arXiv 2212.00794) tunes for 0.32 epochs of its 32 at a hundredth of the learning rate.
 CLIPA's ViT-B/16 (arXiv 2305.07017, its published config) tunes for 4,000 steps of 32,768 pairs,
 a fifth of them warm-up, at 8e-7 for 256 pairs, which is 1.3e-5 for 4096. 1e-5 is a hundredth of
-our peak and near CLIPA's. An epoch, as CC12M is small: 0.32 of one are 857 steps.
+our peak and close to CLIPA's. The length is a full epoch because CC12M is small: 0.32 epochs are
+857 steps.
 """
 
 from configs import base
@@ -23,7 +25,7 @@ def get_config(image_size: str = '224'):
     patch = config.model.image.patch_size
     if not image_size.isdecimal() or not int(image_size) or int(image_size) % patch:
         raise UserError(
-            f'vitb16_pgs_tune.py:{image_size} is no image size: take a multiple of {patch}, as :224'
+            f'vitb16_pgs_tune.py:{image_size} is not an image size: take a multiple of {patch}, as :224'
         )
     config.model.image.image_size = int(image_size)
     config.masking.strategy = 'none'

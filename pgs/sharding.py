@@ -139,7 +139,7 @@ def to_devices(
 
     Args:
       batch: this host's rows of the global batch.
-      rows: the indices of these rows, see `process_rows`; None where the host has all of them.
+      rows: the indices of these rows, see `process_rows`; None if the host has all of them.
     """
     sharding = batch_sharding(mesh)
     size = batch_size_of(mesh, batch, rows)

@@ -47,7 +47,7 @@ def make_init(
 def init_state(
     model: CLIP, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
 ) -> TrainState:
-    """A fresh state, created in place: no device ever materialises the whole sharded state."""
+    """A fresh state, created in place: no device materialises the whole sharded state."""
     create = make_init(model, optimizer, seed)
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
 

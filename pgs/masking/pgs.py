@@ -31,7 +31,7 @@ class PgsSteps(NamedTuple):
     similarity_BxLxL: jax.Array  # S in [-1, 1]
     candidates_BxC: jax.Array  # int32 positions of the pre-selected patches
     affinity_BxL: jax.Array  # L * P to the closest candidate; 1 is a uniform coupling
-    wanted_B: jax.Array  # int32, masked patches of each image by its content alone
+    wanted_B: jax.Array  # int32, masked patches of each image by its content only
     masked_B: jax.Array  # int32, masked patches within the token budget
     selection: PatchSelection
 

@@ -66,7 +66,7 @@ def visible_patches(selection: PatchSelection, num_patches: int) -> np.ndarray:
 
 
 def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:
-    """Random numbers for each image that depend on its own key alone: float32 (batch, length).
+    """Random numbers for each image that depend only on its own key: float32 (batch, length).
 
     Args:
       sample: such as jax.random.uniform.

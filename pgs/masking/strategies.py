@@ -11,8 +11,8 @@ A strategy is a pure function
     patch_size        side of a patch in pixels
     options           keyword arguments with defaults; config.masking sets them by name
 
-It runs inside the jitted train step; its shapes depend on the options and the batch size alone. To
-add a strategy, write its file and a config that names it (docs/masking.md). Nothing else changes.
+It runs inside the jitted train step; its shapes depend only on the options and the batch size.
+To add a strategy, write its file and a config that names it (docs/masking.md). Nothing else changes.
 """
 
 import difflib

@@ -93,7 +93,7 @@ class ImageTower(nn.Module):
         x_BxLxD = x_BxLxD + positions[1:].astype(dtype)
         class_D = (class_token + positions[0]).astype(dtype)
 
-        # From here on the tower sees the kept patches alone: its work falls with the mask.
+        # From here on the tower sees only the kept patches, so its work falls with the mask.
         selection = None
         if select is not None:
             with jax.named_scope('patch_selection'):

@@ -14,7 +14,7 @@ class Interrupt:
     """Turns Ctrl-C and a scheduler's SIGTERM into a request to stop after the running step.
 
     Several processes must stop after the same step. There JAX's preemption service listens for
-    SIGTERM and makes them agree, so that this class leaves the signals alone and asks the service.
+    SIGTERM and makes them agree; this class then installs no handlers and asks the service.
     A second signal stops at once.
     """
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, on local disks and on gs:// alike."""
+"""Files that are written completely or not at all, on local disks and on gs://."""
 
 import contextlib
 import json
