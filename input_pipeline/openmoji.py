@@ -3,11 +3,9 @@
 The images are CC BY-SA 4.0 (openmoji.org). The names come from the Unicode emoji list.
 """
 
-import fcntl
 import functools
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ import resvg_py
 import tensorflow_datasets as tfds
 import tqdm
 from PIL import Image
+
+from input_pipeline.embedded import build_once
 
 CREDIT = 'Emoji: OpenMoji, CC BY-SA 4.0'
 RENDER_SIZE = 96  # pixels
@@ -92,10 +92,20 @@ def render(stem: str, size: int = RENDER_SIZE) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert('RGBA'))
 
 
+def over(rgba: np.ndarray, background: np.ndarray | float) -> np.ndarray:
+    """Blends uint8 RGBA (H, W, 4) over uint8 RGB or one grey value: uint8 (H, W, 3)."""
+    alpha = rgba[..., 3:].astype(np.float32) / 255.0
+    return np.round(rgba[..., :3] * alpha + background * (1.0 - alpha)).astype(np.uint8)
+
+
 def over_white(rgba: np.ndarray) -> np.ndarray:
     """Blends uint8 RGBA (H, W, 4) over white: uint8 (H, W, 3)."""
-    alpha = rgba[..., 3:].astype(np.float32) / 255.0
-    return np.round(rgba[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+    return over(rgba, 255.0)
+
+
+def captions_for(name: str) -> list[str]:
+    """The captions of an emoji, one for each template."""
+    return [template.format(name) for template in TEMPLATES]
 
 
 class OpenMoji(tfds.core.GeneratorBasedBuilder):
@@ -135,35 +145,12 @@ class OpenMoji(tfds.core.GeneratorBasedBuilder):
                 {
                     'image': over_white(rgba),
                     'alpha': rgba[..., 3:],
-                    'captions': [t.format(name) for t in TEMPLATES],
+                    'captions': captions_for(name),
                     'code_points': stem,
                 },
             )
 
 
 def prepare(cache_dir: str) -> tfds.core.DatasetBuilder:
-    """Builds the data set unless it exists. TFDS writes to another name and renames at the end.
-
-    Args:
-      cache_dir: folder of prepared data sets; '~' is expanded.
-
-    Raises:
-      OSError: a folder that cannot be written.
-    """
-    folder = os.path.expanduser(cache_dir)
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, '.openmoji.lock'), 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs that start together, one renders, one waits
-        return prepare_locked(folder)
-
-
-def prepare_locked(folder: str) -> tfds.core.DatasetBuilder:
-    """Builds the data set unless it exists, for a caller that holds the lock."""
-    builder = OpenMoji(data_dir=folder, file_format='array_record')
-    if not builder.is_prepared():
-        count = sum(map(len, splits().values()))
-        print(f'Rendering {count} OpenMoji images into {folder} (once, under a minute)', flush=True)
-        tfds.disable_progress_bar()  # TFDS does not know the total; _generate_examples has a bar
-        config = tfds.download.DownloadConfig(try_download_gcs=False)
-        builder.download_and_prepare(download_config=config)
-    return builder
+    """Builds the data set in a cache folder unless it exists, see `build_once`."""
+    return build_once(OpenMoji, cache_dir, 'Rendering OpenMoji images (once, under a minute)')

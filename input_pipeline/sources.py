@@ -1,4 +1,4 @@
-"""Random-access record sources: the embedded set, prepared folders, TFDS data sets, mixtures."""
+"""Random-access record sources: embedded sets, prepared folders, TFDS data sets, mixtures."""
 
 import bisect
 import itertools
@@ -9,9 +9,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from input_pipeline import openmoji
+from input_pipeline import openmoji, scenes
 from pgs.errors import UserError
 from pgs.utils.files import writing
+
+# Data sets that are built on first use: name -> function(cache_dir) -> prepared TFDS builder.
+EMBEDDED = {'openmoji': openmoji.prepare, 'openmoji_scenes': scenes.prepare}
 
 
 class Records:
@@ -74,20 +77,20 @@ class Records:
 
 
 def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBuilder:
-    """Opens a prepared data set; builds the embedded one if necessary.
+    """Opens a prepared data set; builds an embedded one if necessary.
 
     Args:
-      name: 'openmoji' or a TFDS name; any name if folder itself is a prepared data set.
+      name: a name of EMBEDDED or a TFDS name; any name if folder itself is a prepared data set.
       folder: a prepared folder, or a folder of TFDS data sets by name and version.
-      cache_dir: folder in which the embedded data set is built.
+      cache_dir: folder in which embedded data sets are built.
 
     Raises:
       UserError: an unknown or unprepared data set, one without images or captions, or a cache
         folder that cannot be written.
     """
-    if name == 'openmoji':
-        with writing(f'openmoji to config.data.cache_dir={cache_dir!r}', 'give a writable folder'):
-            return openmoji.prepare(cache_dir)
+    if name in EMBEDDED:
+        with writing(f'{name} to config.data.cache_dir={cache_dir!r}', 'give a writable folder'):
+            return EMBEDDED[name](cache_dir)
     path = os.path.expanduser(folder)
     if '://' in path:
         raise UserError(
@@ -96,7 +99,7 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
         )
     absent = UserError(
         f'config.data.name={name!r}: no prepared data set in config.data.dir={folder!r}; '
-        'prepare one (docs/data.md), or use --config.data.name=openmoji'
+        f'prepare one (docs/data.md), or use --config.data.name={" or ".join(EMBEDDED)}'
     )
     try:
         if (Path(path) / 'dataset_info.json').is_file():

@@ -8,27 +8,14 @@ from typing import Any
 
 import numpy as np
 from einops import reduce
-from skimage import data, transform
 
+from input_pipeline.photographs import PHOTOGRAPHS as PHOTOGRAPHS
+from input_pipeline.photographs import photographs as photographs
 from pgs.masking.selection import PatchSelection, visible_patches
 from pgs.masking.strategies import SELECTOR, find_strategy, options_of
 
-PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
 RATIO_OPTIONS = {'mask_ratio', 'min_ratio', 'max_ratio'}
 OBJECT_COVERAGE = 0.5  # fraction of a patch that the object must cover
-
-
-def photographs(size: int) -> np.ndarray:
-    """scikit-image's five everyday photographs, central square: uint8 (5, size, size, 3)."""
-    out = []
-    for name in PHOTOGRAPHS:
-        image = getattr(data, name)()
-        side = min(image.shape[:2])
-        top, left = ((d - side) // 2 for d in image.shape[:2])
-        square = image[top : top + side, left : left + side]
-        small = transform.resize(square, (size, size), order=3, anti_aliasing=True)
-        out.append(np.round(small * 255.0))
-    return np.clip(out, 0, 255).astype(np.uint8)
 
 
 def over_photographs(
