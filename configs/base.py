@@ -81,10 +81,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Masking: the options of all strategies (docs/masking.md); each reads its own ---
     config.masking = ml_collections.ConfigDict()
-    config.masking.strategy = 'pgs'  # a file of pgs/masking: 'none', 'random', 'pgs'
-    config.masking.mask_ratio = 0.5  # random: masked fraction of the patches (FLIP)
+    # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'pgs'
+    config.masking.strategy = 'pgs'
+    config.masking.mask_ratio = 0.5  # random, gaussian: masked fraction of the patches
+    config.masking.covariance = 0.2  # gaussian: of the centre's density, sides reach from -1 to 1
+    config.masking.anchor_ratio = 0.03  # cluster: fraction of the patches drawn as anchors
+    config.masking.cluster_threshold = 0.5  # cluster: cosine to an anchor that masks a patch
     config.masking.candidate_ratio = 0.05  # pgs: pre-selected fraction of the patches
-    config.masking.min_ratio = 0.3  # pgs: smallest masked fraction of an image
+    config.masking.min_ratio = 0.3  # pgs, cluster: smallest masked fraction of an image
     config.masking.max_ratio = 0.5  # pgs: largest masked fraction of an image
     config.masking.edge_weight = 8.0  # pgs: beta, how strongly an edge protects its patch
     config.masking.epsilon = 0.1  # pgs: entropy regularisation of the transport

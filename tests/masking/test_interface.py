@@ -27,7 +27,7 @@ def default_masking(**changes):
 
 
 def test_every_strategy_is_found():
-    assert {'none', 'pgs', 'random'} <= set(strategies())
+    assert {'none', 'random', 'gaussian', 'cluster', 'pgs'} <= set(strategies())
     assert all(name == function.__name__ for name, function in strategies().items())
 
 
@@ -43,7 +43,7 @@ def test_an_option_that_the_config_does_not_name_takes_the_default_of_the_signat
     ('changes', 'words'),
     [
         ({'min_ration': 0.3}, ['config.masking.min_ration', 'config.masking.min_ratio?']),
-        ({'zzz': 1}, ['config.masking.zzz', 'known are budget_group,']),
+        ({'zzz': 1}, ['config.masking.zzz', 'known are anchor_ratio, budget_group,']),
         ({'min_ratio': '0.3'}, ["config.masking.min_ratio='0.3'", 'float']),
         ({'min_ratio': True}, ['config.masking.min_ratio=True', 'float']),
         ({'min_ratio': float('nan')}, ['config.masking.min_ratio=nan', 'finite']),
@@ -115,6 +115,8 @@ def test_right_outputs_pass():
     [
         ({'strategy': 'none'}, 'none'),
         ({'strategy': 'random'}, 'random 0.5'),
+        ({'strategy': 'gaussian'}, 'gaussian 0.5'),
+        ({'strategy': 'cluster'}, 'cluster 0.3-0.99'),
         ({}, 'pgs 0.3-0.5'),
         ({'long_share': 1.0}, 'pgs 0.3-0.5'),
         ({'min_ratio': 0.5}, 'pgs 0.5'),
