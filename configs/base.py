@@ -41,12 +41,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Data ---
     config.data = ml_collections.ConfigDict()
-    config.data.name = 'cc12m'  # 'openmoji' (embedded), or the TFDS name of a data set in data.dir
+    config.data.name = 'cc12m'  # an embedded set (docs/data.md), or a TFDS name in data.dir
     config.data.dir = '~/tensorflow_datasets'  # a prepared folder, or a folder of TFDS data sets
     # Rows (name, dir, weight) to train on; name and dir are then used for held-out scores only.
     config.data.mixture = ()
     config.data.skip_unreadable = False  # True: skip damaged records with a warning; False: stop
-    config.data.cache_dir = '~/.cache/clip_pgs'  # of the embedded data set
+    config.data.cache_dir = '~/.cache/clip_pgs'  # of the embedded data sets
     config.data.train_split = 'train'
     config.data.validation_split = 'validation'  # no held-out scores if the data set lacks it
     config.data.crop_scale = (
@@ -101,6 +101,11 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.masking.use_edges = True  # pgs: ED of the paper's ablation
     config.masking.use_transport = True  # pgs: OTN of the paper's ablation
+
+    # --- Text masking: captions with too many tokens, in training only (docs/data.md) ---
+    config.text_masking = ml_collections.ConfigDict()
+    config.text_masking.strategy = 'truncate'  # or 'random', 'block', 'frequency' (CLIPF)
+    config.text_masking.threshold = 1e-6  # frequency: share of all words below which all are kept
 
     # --- Optimiser: AdamW, linear warm-up, cosine to 0 ---
     config.optimizer = ml_collections.ConfigDict()

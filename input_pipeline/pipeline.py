@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline import crops, images, sampler
+from input_pipeline import crops, images, sampler, text_masking
 from input_pipeline.sources import captions_of
-from input_pipeline.tokenizer import tokenize
+from input_pipeline.text_masking import TextMask
+from input_pipeline.tokenizer import padded
 from pgs.errors import UserError
 
 GROUP = 20  # images that one call decodes and resizes, which share the cost of the call
+TEXT_SEED = 1  # folded into a step's seed for the text masks, whose draws are apart from the crops'
 
 
 class Source(Protocol):
@@ -35,16 +37,21 @@ class Reader:
     """
 
     def __init__(
-        self, sources: Sequence[Source], context_length: int, crop_scale: tuple[float, float]
+        self,
+        sources: Sequence[Source],
+        context_length: int,
+        crop_scale: tuple[float, float],
+        mask_text: TextMask,
     ):
         self._sources = sources
         self._crop_scale = crop_scale
         self._starts = np.cumsum([0, *(len(s) for s in sources)])[:-1]
         self._context_length = context_length
+        self._mask_text = mask_text
         self.failure: UserError | None = None
 
     def read(
-        self, indices_b: np.ndarray, draws_bxU: np.ndarray
+        self, indices_b: np.ndarray, draws_bxU: np.ndarray, text_seeds_b: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads records, and chooses a caption and a crop of each.
 
@@ -52,6 +59,7 @@ class Reader:
           indices_b: int64, into the concatenated sources.
           draws_bxU: (b, 1 + crops.DRAWS) in [0, 1); the first chooses the caption, the others the
             crop.
+          text_seeds_b: int64, >= 0; the seed of each caption's mask.
 
         Returns:
           (encoded images (b,), crop boxes int32 (b, 4), tokens int32 (b, T)).
@@ -69,7 +77,11 @@ class Reader:
         sizes_bx2 = np.array([images.image_size(r['image']) for r in records])
         boxes = crops.crop_boxes(sizes_bx2, draws_bxU[:, 1:], self._crop_scale)
         encoded = np.array([r['image'] for r in records], dtype=object)
-        return encoded, boxes, tokenize(chosen, self._context_length)
+        kept = [
+            self._mask_text(caption, self._context_length - 2, int(seed))
+            for caption, seed in zip(chosen, text_seeds_b, strict=True)
+        ]
+        return encoded, boxes, padded(kept, self._context_length)
 
     def _records(self, indices_b: np.ndarray) -> list[dict[str, Any]]:
         source_b = np.searchsorted(self._starts, indices_b, side='right') - 1
@@ -91,6 +103,7 @@ def train_batches(
     image_size: int,
     context_length: int,
     crop_scale: tuple[float, float],
+    mask_text: TextMask = text_masking.truncate,
     rows: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the steps start_step .. total_steps - 1; each depends only on (seed, step).
@@ -100,12 +113,13 @@ def train_batches(
 
     Args:
       sources: (source, weight) pairs.
-      seed: of the run; determines shuffling, captions and crops.
+      seed: of the run; determines shuffling, captions, crops and text masks.
       batch_size: B, of the global batch.
       start_step, total_steps: range of steps.
       image_size: pixels.
       context_length: T, tokens of a caption.
       crop_scale: smallest and largest area of the random resized crop, as shares of the image.
+      mask_text: shortens captions to the context length, see `text_masking`.
       rows: rows of the global batch that this host reads, ascending; None: all.
 
     Yields:
@@ -118,7 +132,7 @@ def train_batches(
     rows = np.arange(batch_size) if rows is None else rows
     local = len(rows)
     group = max(n for n in range(1, GROUP + 1) if local % n == 0)
-    reader = Reader([source for source, _ in sources], context_length, crop_scale)
+    reader = Reader([source for source, _ in sources], context_length, crop_scale, mask_text)
     lengths = [len(source) for source, _ in sources]
     weights = [weight for _, weight in sources]
 
@@ -127,10 +141,16 @@ def train_batches(
             step, seed=seed, batch_size=batch_size, lengths=lengths, weights=weights
         )
         # Drawn for the global batch, so that a sample's crop does not depend on its host.
-        draws = tf.random.stateless_uniform(
-            [batch_size, 1 + crops.DRAWS], tf.stack([tf.cast(seed, tf.int64), step])
+        key = tf.stack([tf.cast(seed, tf.int64), step])
+        draws = tf.random.stateless_uniform([batch_size, 1 + crops.DRAWS], key)
+        text_seeds = tf.random.stateless_uniform(
+            [batch_size],
+            tf.random.experimental.stateless_fold_in(key, TEXT_SEED),
+            minval=0,
+            maxval=tf.int64.max,
+            dtype=tf.int64,
         )
-        mine = [tf.gather(indices, rows), tf.gather(draws, rows)]
+        mine = [tf.gather(values, rows) for values in (indices, draws, text_seeds)]
         encoded, boxes, tokens = tf.numpy_function(
             reader.read, mine, (tf.string, tf.int32, tf.int32), stateful=False
         )

@@ -24,6 +24,9 @@ class Records:
     is replaced by the next readable record, with one warning for each record.
 
     Attributes:
+      folder: of the files.
+      split: its name.
+      shards: {file name: number of records}.
       unreadable: indices of the records that were replaced.
     """
 
@@ -34,6 +37,11 @@ class Records:
             if isinstance(feature, tfds.features.Image)
         }
         info = builder.info.splits[split]
+        self.folder, self.split = Path(builder.data_dir), split
+        self.shards = {
+            path.name: length
+            for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
+        }
         self._files = [str(path) for path in info.filepaths]
         self._ends = list(itertools.accumulate(info.shard_lengths))
         self._source = builder.as_data_source(split, decoders=encoded)

@@ -29,6 +29,11 @@ def clean(text: str) -> str:
     return re.sub(r'\s+', ' ', text).strip().lower()
 
 
+def encode(text: str) -> list[int]:
+    """Token ids of a caption, without start and end token."""
+    return _tokenizer().encode(clean(text))
+
+
 def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarray:
     """Token ids of captions.
 
@@ -47,9 +52,18 @@ def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarr
         raise ValueError(
             f'context_length={context_length} has no room for the start and end token: give >= 2'
         )
-    ids_NxT = np.zeros((len(texts), context_length), np.int32)
-    for row, text in zip(ids_NxT, texts, strict=True):
-        ids = _tokenizer().encode(clean(text))[: context_length - 2]
+    return padded([encode(text)[: context_length - 2] for text in texts], context_length)
+
+
+def padded(captions: list[list[int]], context_length: int) -> np.ndarray:
+    """Rows of start token, caption, end token and zeros: int32 (N, context_length).
+
+    Args:
+      captions: ids of each, at most context_length - 2.
+      context_length: columns.
+    """
+    ids_NxT = np.full((len(captions), context_length), PADDING, np.int32)
+    for row, ids in zip(ids_NxT, captions, strict=True):
         row[0] = START_OF_TEXT
         row[1 : 1 + len(ids)] = ids
         row[1 + len(ids)] = END_OF_TEXT
@@ -58,4 +72,4 @@ def tokenize(texts: list[str], context_length: int = CONTEXT_LENGTH) -> np.ndarr
 
 def count_cut(texts: list[str], context_length: int = CONTEXT_LENGTH) -> int:
     """Number of texts that are cut at this context length."""
-    return sum(len(_tokenizer().encode(clean(text))) > context_length - 2 for text in texts)
+    return sum(len(encode(text)) > context_length - 2 for text in texts)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from input_pipeline import sampler, sources
+from input_pipeline import sampler, sources, text_masking
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import check_output, configured, selection_shape
@@ -107,6 +107,7 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
         )
     weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
     sampler.batch_shares(weights, config.batch_size)
+    text_masking.check(config.text_masking, config.model.text.context_length)
     mesh_shape(config.mesh, config.batch_size, devices)
     job = build(config, total_steps=config.total_steps or 1, platform=platform)
     check_microbatches(config, job.strategy, devices)

@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
 
 def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
     """Opens the data and builds the parts of a run; nothing is written but the data's cache."""
-    data = open_data(config.data)
+    data = open_data(config)
     config = with_total_steps(config, data.pairs)
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
     job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
@@ -236,6 +236,7 @@ def device_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
         image_size=config.model.image.image_size,
         context_length=config.model.text.context_length,
         crop_scale=config.data.crop_scale,
+        mask_text=run.data.mask_text,
         rows=rows,
     )
     return (sharding.to_devices(run.mesh, batch, rows) for batch in batches)

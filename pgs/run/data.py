@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from input_pipeline import sources
+from input_pipeline import sources, text_masking
 from pgs.utils import distributed
 
 
@@ -15,13 +15,19 @@ class Data(NamedTuple):
     train: list[tuple[sources.Records, float]]  # with the weight of each source
     held_out: sources.Records | None
     pairs: int  # of all training sources
+    mask_text: text_masking.TextMask  # of config.text_masking
 
 
-def open_data(data_config: ConfigDict) -> Data:
-    """Opens what config.data names; the embedded data set is built where it is absent."""
-    train_sources = distributed.primary_first(lambda: sources.open_train(data_config))
-    pairs = sum(len(source) for source, _ in train_sources)
-    return Data(train_sources, sources.open_held_out(data_config), pairs)
+def open_data(config: ConfigDict) -> Data:
+    """Opens what config.data names; builds an embedded data set or word counts where absent."""
+
+    def prepared() -> tuple[list[tuple[sources.Records, float]], text_masking.TextMask]:
+        train = sources.open_train(config.data)
+        return train, text_masking.configured(config.text_masking, [s for s, _ in train])
+
+    train, mask_text = distributed.primary_first(prepared)
+    pairs = sum(len(source) for source, _ in train)
+    return Data(train, sources.open_held_out(config.data), pairs, mask_text)
 
 
 def with_total_steps(config: ConfigDict, pairs: int) -> ConfigDict:
