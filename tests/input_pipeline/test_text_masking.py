@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import base
+from configs import base, vitb16_pgs, vitb16_pgs_frequency
 from input_pipeline import pipeline, sources, text_masking, word_counts
 from input_pipeline.tokenizer import END_OF_TEXT, START_OF_TEXT, encode, tokenize
 from pgs.build import check_config
@@ -220,3 +220,18 @@ def test_bad_values_are_named(tiny_config, changes, message):
     tiny_config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
         check_config(tiny_config, devices=1, platform='cpu')
+
+
+@pytest.mark.parametrize(('args', 'length'), [((), 8), (('8',), 8), (('16',), 16)])
+def test_the_config_of_both_masks(args, length):
+    """PGS-0.3, but for the captions."""
+    config, expected = vitb16_pgs_frequency.get_config(*args), vitb16_pgs.get_config()
+    expected.text_masking.strategy = 'frequency'
+    expected.model.text.context_length = length
+    assert config.to_dict() == expected.to_dict()
+    check_config(config, devices=1, platform='cpu')
+
+
+def test_another_number_of_tokens_is_refused():
+    with pytest.raises(UserError, match=r'vitb16_pgs_frequency\.py:32: take :8 or :16'):
+        vitb16_pgs_frequency.get_config('32')
