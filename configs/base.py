@@ -83,6 +83,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking = ml_collections.ConfigDict()
     # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'pgs'
     config.masking.strategy = 'pgs'
+    config.masking.until = 1.0  # share of the run after which images are whole; 1: never
+    config.masking.whole_share = 0.0  # share of each batch whose images keep all patches
     config.masking.mask_ratio = 0.5  # random, gaussian: masked fraction of the patches
     config.masking.covariance = 0.2  # gaussian: of the centre's density, sides reach from -1 to 1
     config.masking.anchor_ratio = 0.03  # cluster: fraction of the patches drawn as anchors
@@ -111,6 +113,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.peak_learning_rate = 1e-3
     config.optimizer.warmup_steps = 10_000
+    config.optimizer.tail_learning_rate = (
+        0.0  # peak of a second warm-up, after masking.until; 0: none
+    )
+    config.optimizer.tail_warmup_steps = 0
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.98
     config.optimizer.epsilon = 1e-6

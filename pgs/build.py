@@ -3,8 +3,8 @@
 Nothing runs here but the configured mask, on two small images; nothing is written.
 """
 
-import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from input_pipeline import sampler, sources, text_masking
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import check_output, configured, selection_shape
+from pgs.masking.whole_images import keep_some_whole
 from pgs.models import CLIP, build_model
 from pgs.optimizer import build_optimizer, build_schedule
 from pgs.sharding import mesh_shape
@@ -25,13 +26,17 @@ AT_LEAST_ONE = ('batch_size', 'log_every', 'checkpoint_every', 'checkpoints_kept
 AT_LEAST_ZERO = ('profile_steps', 'eval_every')
 
 
+Strategy = Callable[..., PatchSelection]
+
+
 class Job(NamedTuple):
     """The parts that a config describes; see the functions that build each."""
 
     model: CLIP
     optimizer: optax.GradientTransformation
-    strategy: functools.partial[PatchSelection]  # of pgs.masking.configured
+    strategy: Strategy  # of pgs.masking.configured, with config.masking.whole_share
     train_step: TrainStep
+    unmasked_step: TrainStep  # the same without a mask, for the end of a run (config.masking.until)
 
 
 def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
@@ -47,20 +52,32 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
     """
     image = config.model.image
     model = build_model(config.model, dtype=compute_dtype(config.model.dtype, platform))
-    strategy = configured(config.masking, image.patch_size)
-    check_output(config.masking.strategy, strategy, image.image_size, image.patch_size)
-    schedule = build_schedule(config.optimizer, total_steps)
-    optimizer = build_optimizer(config.optimizer, schedule)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        schedule,
-        strategy,
-        seed=config.seed,
-        total_steps=total_steps,
-        microbatches=config.microbatches,
+    plain = configured(config.masking, image.patch_size)
+    check_output(config.masking.strategy, plain, image.image_size, image.patch_size)
+    strategy = keep_some_whole(plain, config.masking.whole_share, config.masking.budget_group)
+    tail = last_masked_step(config, total_steps)
+    schedule = build_schedule(
+        config.optimizer, total_steps, tail_start=tail if tail < total_steps else None
     )
-    return Job(model, optimizer, strategy, train_step)
+    optimizer = build_optimizer(config.optimizer, schedule)
+    masked, unmasked = (
+        make_train_step(
+            model,
+            optimizer,
+            schedule,
+            select,
+            seed=config.seed,
+            total_steps=total_steps,
+            microbatches=config.microbatches,
+        )
+        for select in (strategy, None)
+    )
+    return Job(model, optimizer, strategy, masked, unmasked)
+
+
+def last_masked_step(config: ConfigDict, total_steps: int) -> int:
+    """The last step that masks images: config.masking.until of the run, rounded."""
+    return round(config.masking.until * total_steps)
 
 
 def compute_dtype(name: str, platform: str) -> Any:
@@ -105,6 +122,14 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
         raise UserError(
             f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
         )
+    optimizer = config.optimizer
+    if optimizer.tail_learning_rate < 0.0 or optimizer.tail_warmup_steps < 0:
+        raise UserError(
+            f'config.optimizer.tail_learning_rate={optimizer.tail_learning_rate} and '
+            f'tail_warmup_steps={optimizer.tail_warmup_steps} must be at least 0'
+        )
+    if not 0.0 <= config.masking.until <= 1.0:
+        raise UserError(f'config.masking.until={config.masking.until} must be from 0 to 1')
     weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
     sampler.batch_shares(weights, config.batch_size)
     text_masking.check(config.text_masking, config.model.text.context_length)
@@ -113,9 +138,7 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
     check_microbatches(config, job.strategy, devices)
 
 
-def check_microbatches(
-    config: ConfigDict, strategy: functools.partial[PatchSelection], devices: int
-) -> None:
+def check_microbatches(config: ConfigDict, strategy: Strategy, devices: int) -> None:
     """Checks that microbatches give what the whole batch would.
 
     Args:

@@ -2,6 +2,7 @@
 
 import flax
 import optax
+from ml_collections import ConfigDict
 
 from pgs.errors import UserError
 
@@ -16,8 +17,10 @@ def decay_mask(params) -> dict:
     return flax.traverse_util.unflatten_dict({p: p[-1] not in NOT_DECAYED for p in flat})
 
 
-def build_schedule(optimizer, total_steps: int) -> optax.Schedule:
-    """Linear warm-up, then cosine to 0 at total_steps.
+def build_schedule(
+    optimizer: ConfigDict, total_steps: int, tail_start: int | None = None
+) -> optax.Schedule:
+    """Linear warm-up, then cosine to 0 at the end.
 
     A run that is shorter than its warm-up ends within the warm-up: the rate at each step is that
     of the recipe.
@@ -25,18 +28,33 @@ def build_schedule(optimizer, total_steps: int) -> optax.Schedule:
     Args:
       optimizer: config.optimizer, with peak_learning_rate and warmup_steps.
       total_steps: number of steps of the run.
+      tail_start: step at which the unmasked end of the run begins (config.masking.until), if any.
+        With optimizer.tail_learning_rate above 0 the rate reaches 0 there, warms up to that value
+        in optimizer.tail_warmup_steps and reaches 0 again at the end; otherwise it goes on.
     """
-    peak, warmup = optimizer.peak_learning_rate, optimizer.warmup_steps
+    if tail_start is None or not optimizer.tail_learning_rate > 0.0:
+        return warmup_cosine(optimizer.peak_learning_rate, optimizer.warmup_steps, total_steps)
+    tail = warmup_cosine(
+        optimizer.tail_learning_rate, optimizer.tail_warmup_steps, total_steps - tail_start
+    )
+    if tail_start == 0:
+        return tail
+    head = warmup_cosine(optimizer.peak_learning_rate, optimizer.warmup_steps, tail_start)
+    return optax.join_schedules([head, tail], [tail_start])
+
+
+def warmup_cosine(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    """Linear warm-up to `peak` in `warmup` steps, then cosine to 0 at `steps`."""
     return optax.warmup_cosine_decay_schedule(
         init_value=peak / max(warmup, 1),
         peak_value=peak,
         warmup_steps=warmup,
-        decay_steps=max(total_steps, warmup + 1),
+        decay_steps=max(steps, warmup + 1),
         end_value=0.0,
     )
 
 
-def build_optimizer(optimizer, learning_rate) -> optax.GradientTransformation:
+def build_optimizer(optimizer: ConfigDict, learning_rate) -> optax.GradientTransformation:
     """AdamW, decoupled weight decay on matrices only.
 
     Args:

@@ -1,5 +1,6 @@
 """The train step: one pure function of a state and a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def make_train_step(
     model: CLIP,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    strategy: Callable,
+    strategy: Callable | None,
     *,
     seed: int,
     total_steps: int,
@@ -68,7 +69,7 @@ def make_train_step(
       model: both towers.
       optimizer: built with schedule.
       schedule: step -> learning rate, for the metrics.
-      strategy: (rng, images, patch_embeddings, progress) -> PatchSelection.
+      strategy: (rng, images, patch_embeddings, progress) -> PatchSelection; None masks nothing.
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
@@ -87,12 +88,14 @@ def make_train_step(
         rows = batch | {'keys': jax.random.split(rng, batch['images'].shape[0])}
 
         def embed(params, rows):
-            def select(images, patch_embeddings):
-                return strategy(rows['keys'], images, patch_embeddings, progress)
-
+            select = None
+            if strategy is not None:
+                select = functools.partial(strategy, rows['keys'], progress=progress)
             images = normalize_images(rows['images'])
             out: Any = model.apply({'params': params}, images, rows['tokens'], select)
             features = out['image_features'], out['text_features']
+            if out['selection'] is None:
+                return features, jnp.zeros(images.shape[:1])
             return features, mask_ratio(out['selection'], num_patches)
 
         def loss(params, features):

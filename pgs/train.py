@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from orbax.checkpoint import CheckpointManager
 
 from input_pipeline import pipeline, sources
 from pgs import sharding
-from pgs.build import Job, build, check_config
+from pgs.build import Job, build, check_config, last_masked_step
 from pgs.inference.embedding import make_embedder
 from pgs.run import checkpoint, init_from, summary
 from pgs.run import workdir as workdirs
@@ -26,7 +25,8 @@ from pgs.run.hooks import Hook, StepLog, save_hook, score_hook
 from pgs.run.interrupt import Interrupt, Stopped
 from pgs.run.metrics import MetricLog, Progress
 from pgs.run.profiler import Trace
-from pgs.step import TrainState, TrainStep, init_state, lower_train_step
+from pgs.run.programs import compile_programs
+from pgs.step import TrainState, TrainStep, init_state
 from pgs.utils import distributed
 from pgs.utils.distributed import print_once
 from pgs.utils.files import absolute
@@ -168,7 +168,15 @@ def run_loop(
     """
     config, start = run.config, int(state.step)
     batches = device_batches(run, start)
-    batches, train_step = compile_step(run, state, batches)
+    first = next(batches)
+    program = compile_programs(
+        run.job,
+        run.mesh,
+        state,
+        first,
+        last_masked=last_masked_step(config, config.total_steps),
+        total=config.total_steps,
+    )
 
     def score(step: int, params: Any) -> None:
         held_out = run.scorers.held_out(params) if HELD_OUT in config.evals else {}
@@ -189,7 +197,8 @@ def run_loop(
         if config.evals and config.eval_every:
             hooks.append(score_hook(config, step_log, interrupt, score))
         hooks.append(save_hook(config, manager))
-        state = step_until_stopped(state, train_step, batches, hooks, interrupt)
+        batches = itertools.chain([first], batches)
+        state = step_until_stopped(state, program, batches, hooks, interrupt)
         if int(state.step) % config.checkpoint_every:  # not saved by the hook
             checkpoint.save(manager, int(state.step), state)
         step_log.flush()
@@ -207,14 +216,14 @@ def saves_finished(manager: CheckpointManager) -> Iterator[None]:
 
 def step_until_stopped(
     state: TrainState,
-    train_step: TrainStep,
+    program: Callable[[int], TrainStep],
     batches: Iterator[dict[str, jax.Array]],
     hooks: Sequence[Hook],
     interrupt: Interrupt,
 ) -> TrainState:
     """One step for each batch, with all hooks after it, until the batches end or an interrupt."""
     for step, batch in enumerate(batches, int(state.step) + 1):
-        state, metrics = train_step(state, batch)
+        state, metrics = program(step)(state, batch)
         stop = interrupt.check(step)
         for hook in hooks:
             hook(step, state=state, metrics=metrics)
@@ -240,18 +249,3 @@ def device_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
         rows=rows,
     )
     return (sharding.to_devices(run.mesh, batch, rows) for batch in batches)
-
-
-def compile_step(
-    run: Run, state: TrainState, batches: Iterator[dict[str, jax.Array]]
-) -> tuple[Iterator[dict[str, jax.Array]], TrainStep]:
-    """The step compiled for the batches' shapes, so that it cannot be compiled a second time.
-
-    Returns:
-      (the same batches from the first one on, the compiled step).
-    """
-    first = next(batches)
-    clock = time.perf_counter()
-    compiled = lower_train_step(run.job.train_step, run.mesh, state, first).compile()
-    print_once(f'Compiled the train step in {time.perf_counter() - clock:.1f} s')
-    return itertools.chain([first], batches), compiled

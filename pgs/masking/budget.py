@@ -10,8 +10,7 @@ holds, those closest to the full mask are masked in full.
 A group is a run of `group` consecutive rows of a batch. Groups are the same on any number of
 devices that hold whole groups; sorting and gathering stay on the device.
 
-Shapes: B images, L patches, K slots of the long bucket, G groups, N images of a group, S images in
-its short bucket, R rows of a bucket, D width.
+Shapes: B images, L patches, K slots, G groups, N images of a group, S images of a bucket, D width.
 """
 
 import math
@@ -23,12 +22,23 @@ import jax.numpy as jnp
 from pgs.errors import UserError
 
 
+class Bucket(NamedTuple):
+    """Static size of one bucket of a group."""
+
+    images: int
+    slots: int  # patches that each image has room for
+    padded: bool  # whether an image may keep fewer
+
+
 class Buckets(NamedTuple):
-    """Static sizes of the two buckets."""
+    """Static sizes of the buckets of each group, shortest first; their images add up to `group`."""
 
     group: int  # images that share a budget
-    short: int  # images of a group in the short bucket
-    slots: int  # patches that each image of the short bucket keeps
+    sizes: tuple[Bucket, ...]
+
+    def mean_slots(self) -> float:
+        """Slots of an image, mean over a group."""
+        return sum(b.images * b.slots for b in self.sizes) / self.group
 
 
 def check_budget(budget_group: int, long_share: float) -> None:
@@ -39,23 +49,30 @@ def check_budget(budget_group: int, long_share: float) -> None:
         raise UserError(f'masking.long_share={long_share} must be from 0 to 1; 1 pads every image')
 
 
-def bucket_sizes(batch: int, group: int, long_share: float, slots: int) -> Buckets | None:
-    """Sizes of the buckets for a batch; None where all images get all slots.
+def bucket_sizes(
+    batch: int, group: int, long_share: float, *, short_slots: int, long_slots: int
+) -> Buckets | None:
+    """Sizes of a short and a long bucket for a batch; None where all images get all slots.
 
     Args:
       batch: number of images; where `group` does not divide it, the group is their greatest
         common divisor.
       group: images that share a budget.
-      long_share: share of a group that gets all slots, rounded up to whole images.
-      slots: patches that a fully masked image keeps.
+      long_share: share of a group that gets long_slots, rounded up to complete images.
+      short_slots: patches that a fully masked image keeps; all images of this bucket are.
+      long_slots: patches that the least masked image keeps.
     """
     group = math.gcd(batch, group)
-    short = group - math.ceil(long_share * group - 1e-9)
-    return Buckets(group, short, slots) if short else None
+    long = math.ceil(long_share * group - 1e-9)
+    if long == group:
+        return None
+    sizes = (Bucket(group - long, short_slots, False), Bucket(long, long_slots, True))
+    return Buckets(group, tuple(size for size in sizes if size.images))
 
 
 def apply_budget(masked_B: jax.Array, most: int, buckets: Buckets | None) -> jax.Array:
-    """Masked counts within the budget: the `short` most masked images of a group lose `most`.
+    """Masked counts within the budget: the most masked images of a group, as many as its short
+    bucket holds, lose `most` patches.
 
     Args:
       masked_B: int, masked patches of each image, at most `most`.
@@ -67,29 +84,34 @@ def apply_budget(masked_B: jax.Array, most: int, buckets: Buckets | None) -> jax
     masked_GxN = masked_B.reshape(-1, buckets.group)
     order_GxN = jnp.argsort(-masked_GxN, axis=1, stable=True)
     rank_GxN = jnp.argsort(order_GxN, axis=1)
-    return jnp.where(rank_GxN < buckets.short, most, masked_GxN).reshape(-1)
+    return jnp.where(rank_GxN < buckets.sizes[0].images, most, masked_GxN).reshape(-1)
+
+
+class FilledBucket(NamedTuple):
+    """Which images, and which of their patches, are in a bucket of each group."""
+
+    ids_GxSxK: jax.Array  # int32, patch positions within the group's N * L patches
+    valid_GxSxK: jax.Array | None  # bool; None where every slot is used
 
 
 class BucketAssignment(NamedTuple):
-    """Which image, and which of its patches, goes into which bucket."""
+    """The images of each group, sorted into its buckets."""
 
-    short_ids: jax.Array  # int32 (G, S, slots), patch positions within the group's N * L patches
-    long_ids: jax.Array  # int32 (G, N - S, K)
-    long_valid: jax.Array  # bool (G, N - S, K)
-    inverse: jax.Array  # int32 (G, N): row of each image's result, short bucket first
+    buckets: tuple[FilledBucket, ...]
+    inverse_GxN: jax.Array  # int32, row of each image's result, shortest bucket first
 
 
 def assign_buckets(
     keep_ids: jax.Array, valid: jax.Array, length: int, buckets: Buckets
 ) -> BucketAssignment:
-    """Sorts the images of each group into the two buckets.
+    """Sorts the images of each group into the buckets, by the number of patches that they keep.
 
     Args:
       keep_ids: int32 (B, K) positions in [0, length), counts as `apply_budget` gives them.
       valid: bool (B, K).
       length: L, patches of an image.
     """
-    # Valid slots first, in order: those of a short image are then exactly the first ones.
+    # Valid slots first, in order: those of an image that fills its bucket are exactly the first ones.
     first_BxK = jnp.argsort(~valid, axis=1, stable=True)
     ids_GxNxK, valid_GxNxK = (
         jnp.take_along_axis(a, first_BxK, axis=1).reshape(-1, buckets.group, a.shape[1])
@@ -98,21 +120,21 @@ def assign_buckets(
     order_GxN = jnp.argsort(valid_GxNxK.sum(axis=2), axis=1, stable=True)
     flat_GxNxK = ids_GxNxK + length * jnp.arange(buckets.group)[:, None]
 
-    def rows(values, chosen):
-        return jnp.take_along_axis(values, chosen[:, :, None], axis=1)
+    filled, start = [], 0
+    for size in buckets.sizes:
+        chosen_GxSx1 = order_GxN[:, start : start + size.images, None]
+        start += size.images
+        ids, used = (
+            jnp.take_along_axis(values, chosen_GxSx1, axis=1)[:, :, : size.slots]
+            for values in (flat_GxNxK, valid_GxNxK)
+        )
+        filled.append(FilledBucket(ids, used if size.padded else None))
+    return BucketAssignment(tuple(filled), jnp.argsort(order_GxN, axis=1))
 
-    short, long = order_GxN[:, : buckets.short], order_GxN[:, buckets.short :]
-    return BucketAssignment(
-        rows(flat_GxNxK, short)[:, :, : buckets.slots],
-        rows(flat_GxNxK, long),
-        rows(valid_GxNxK, long),
-        jnp.argsort(order_GxN, axis=1),
-    )
 
-
-def gather_patches(x_BxLxD: jax.Array, ids_GxRxK: jax.Array) -> jax.Array:
-    """Patches by their positions within each group: (G * R, K, D)."""
-    groups, rows, kept = ids_GxRxK.shape
+def gather_patches(x_BxLxD: jax.Array, ids_GxSxK: jax.Array) -> jax.Array:
+    """Patches by their positions within each group: (G * S, K, D)."""
+    groups, rows, kept = ids_GxSxK.shape
     x_GxMxD = x_BxLxD.reshape(groups, -1, x_BxLxD.shape[-1])
-    taken = jnp.take_along_axis(x_GxMxD, ids_GxRxK.reshape(groups, -1, 1), axis=1)
+    taken = jnp.take_along_axis(x_GxMxD, ids_GxSxK.reshape(groups, -1, 1), axis=1)
     return taken.reshape(groups * rows, kept, -1)

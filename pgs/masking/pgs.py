@@ -82,7 +82,8 @@ def pgs_steps(
     wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
     buckets = None
     if fewest < most:
-        buckets = bucket_sizes(images.shape[0], budget_group, long_share, slots=length - most)
+        slots = {'short_slots': length - most, 'long_slots': length - fewest}
+        buckets = bucket_sizes(images.shape[0], budget_group, long_share, **slots)
     masked_B = apply_budget(wanted_B, most, buckets)
     order_BxL = jnp.argsort(-score_BxL, axis=-1)
     selection = select_ranked(order_BxL, masked_B, fewest, most, buckets)

@@ -37,10 +37,7 @@ class PatchSelection:
     def mean_slots(self) -> float:
         """Patches of an image that the image tower computes on, padding included, mean."""
         kept = self.keep_ids.shape[1]
-        if self.buckets is None:
-            return float(kept)
-        short = self.buckets.short / self.buckets.group
-        return short * self.buckets.slots + (1.0 - short) * kept
+        return float(kept) if self.buckets is None else self.buckets.mean_slots()
 
     def masked_range(self, num_patches: int) -> tuple[int, int]:
         """Smallest and largest number of masked patches of an image."""
@@ -56,13 +53,21 @@ def mask_ratio(selection: PatchSelection, num_patches: int) -> jax.Array:
     return 1.0 - selection.valid.sum(axis=1) / num_patches
 
 
+def visible(selection: PatchSelection, num_patches: int) -> jax.Array:
+    """Which patches a selection keeps: bool (B, L)."""
+    batch, kept = selection.keep_ids.shape
+    valid = jnp.ones((batch, kept), bool) if selection.valid is None else selection.valid
+    rows = jnp.arange(batch)[:, None]
+    return jnp.zeros((batch, num_patches), bool).at[rows, selection.keep_ids].set(valid)
+
+
 def visible_patches(selection: PatchSelection, num_patches: int) -> np.ndarray:
-    """Which patches a selection keeps, for figures and scores: bool numpy (B, L)."""
+    """`visible` as numpy, for figures and scores: bool (B, L)."""
     keep = np.asarray(selection.keep_ids)
     valid = np.ones(keep.shape, bool) if selection.valid is None else np.asarray(selection.valid)
-    visible = np.zeros((len(keep), num_patches), bool)
-    np.put_along_axis(visible, keep, valid, axis=1)
-    return visible
+    shown = np.zeros((len(keep), num_patches), bool)
+    np.put_along_axis(shown, keep, valid, axis=1)
+    return shown
 
 
 def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:

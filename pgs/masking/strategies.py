@@ -32,7 +32,11 @@ import numpy as np
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
 
-SELECTOR = 'strategy'  # the key of config.masking that names the strategy; the others are options
+SELECTOR = 'strategy'  # the key of config.masking that names the strategy
+RUN_KEYS = {
+    'until',
+    'whole_share',
+}  # keys for any strategy, which the run reads; the others are options
 
 
 @functools.cache  # at the first call and not at import, so that a strategy may import this module
@@ -92,7 +96,7 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
     strategy = find_strategy(masking[SELECTOR])
     known = {name for function in strategies().values() for name in options_of(function)}
     for key in masking:
-        if key not in known | {SELECTOR}:
+        if key not in known | RUN_KEYS | {SELECTOR}:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f'did you mean config.masking.{near[0]}? ' if near else ''
             raise UserError(

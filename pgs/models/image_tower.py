@@ -112,25 +112,29 @@ def token_rows(
 ) -> TokenRows:
     """Puts the class token before the kept patches of each image.
 
-    With a token budget a row holds a group of images end to end, those of the short bucket first;
+    With a token budget a row holds a group of images end to end, those of the shortest bucket first;
     otherwise it holds one image.
     """
     length, width = x_BxLxD.shape[1:]
-    if selection is None or selection.keep_ids.shape[1] == length:
+    if selection is None:
         return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
     if selection.buckets is None or selection.valid is None:
+        if selection.keep_ids.shape[1] == length and selection.valid is None:
+            return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
         kept_BxKxD = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
         return TokenRows(with_class(class_D, kept_BxKxD), None, (with_class_slot(selection.valid),))
     assigned = assign_buckets(selection.keep_ids, selection.valid, length, selection.buckets)
-    buckets, segments = [], []
-    for ids_GxNxK in (assigned.short_ids, assigned.long_ids):
-        tokens = with_class(class_D, gather_patches(x_BxLxD, ids_GxNxK))
-        buckets.append(tokens.reshape(ids_GxNxK.shape[0], -1, width))
-        segments.append((ids_GxNxK.shape[1], tokens.shape[1]))
-    filled = tuple(s for s in segments if s[0])  # the long bucket may be empty
-    long_valid = with_class_slot(rearrange(assigned.long_valid, 'g n k -> (g n) k'))
-    valid_by_bucket = (None, long_valid)[: len(filled)]
-    return TokenRows(jnp.concatenate(buckets, axis=1), filled, valid_by_bucket, assigned.inverse)
+    rows, segments, valid = [], [], []
+    for bucket in assigned.buckets:
+        groups, images, _ = bucket.ids_GxSxK.shape
+        tokens = with_class(class_D, gather_patches(x_BxLxD, bucket.ids_GxSxK))
+        rows.append(tokens.reshape(groups, -1, width))
+        segments.append((images, tokens.shape[1]))
+        used = bucket.valid_GxSxK
+        valid.append(None if used is None else with_class_slot(rearrange(used, 'g s k -> (g s) k')))
+    return TokenRows(
+        jnp.concatenate(rows, axis=1), tuple(segments), tuple(valid), assigned.inverse_GxN
+    )
 
 
 def pool_class_tokens(x_RxTxD: jax.Array, rows: TokenRows) -> jax.Array:

@@ -15,6 +15,12 @@ from pgs.models import CLIP, build_model
 LENGTH = 16  # patches of the model below
 
 
+def two_buckets(*, group, short, slots, long_slots):
+    return budget.Buckets(
+        group, (budget.Bucket(short, slots, False), budget.Bucket(group - short, long_slots, True))
+    )
+
+
 def selection_of(counts, buckets):
     """Random patches of each image, as many as `counts` says, in slots of the largest count."""
     rng = np.random.default_rng(0)
@@ -45,9 +51,9 @@ def model_and_params():
 )
 def test_buckets_give_the_embeddings_and_gradients_of_padding(model_and_params, counts):
     model, params, images = model_and_params
-    buckets = budget.Buckets(group=4, short=2, slots=8)
+    buckets = two_buckets(group=4, short=2, slots=8, long_slots=12)
     if counts[:4] == [8, 8, 8, 8]:
-        buckets = budget.Buckets(group=8, short=4, slots=8)
+        buckets = two_buckets(group=8, short=4, slots=8, long_slots=12)
     results = []
     for sizes in (None, buckets):
         selection = selection_of(counts, sizes)
@@ -67,7 +73,7 @@ def test_buckets_give_the_embeddings_and_gradients_of_padding(model_and_params, 
 
 
 def test_over_budget_the_nearly_full_masks_become_full():
-    buckets = budget.Buckets(group=4, short=2, slots=8)
+    buckets = two_buckets(group=4, short=2, slots=8, long_slots=12)
     masked = jnp.array([4, 5, 7, 6, 8, 8, 8, 4])
     np.testing.assert_array_equal(
         budget.apply_budget(masked, 8, buckets), [4, 5, 8, 8, 8, 8, 8, 4]
@@ -86,8 +92,9 @@ def test_over_budget_the_nearly_full_masks_become_full():
     ],
 )
 def test_bucket_sizes(batch, group, share, expected):
-    found = budget.bucket_sizes(batch, group, share, slots=8)
-    assert (found and found[:2]) == expected
+    found = budget.bucket_sizes(batch, group, share, short_slots=8, long_slots=12)
+    assert (found and (found.group, found.sizes[0].images)) == expected
+    assert found is None or sum(size.images for size in found.sizes) == found.group
 
 
 def test_pgs_keeps_within_its_bounds_and_its_budget(normalized_photos):
@@ -115,7 +122,7 @@ def test_what_the_tower_runs_on():
 
 def test_select_patches_carries_the_buckets_through_jit(model_and_params):
     model, params, images = model_and_params
-    selection = selection_of([8, 12] * 4, budget.Buckets(4, 2, 8))
+    selection = selection_of([8, 12] * 4, two_buckets(group=4, short=2, slots=8, long_slots=12))
     apply = jax.jit(
         lambda p: model.apply(
             {'params': p}, images, lambda *_: selection, method=CLIP.select_patches
