@@ -2,6 +2,9 @@
 # make test    set up .venv and run the tests
 # make test-torch   set up .venv with PyTorch, run the tests against OpenCLIP, transformers, clip-benchmark
 # make lint    ruff: lint and format check
+# make types   mypy
+# make wheel   build the package into build/wheel
+# make docs    build the documentation site into build/site
 # make notebook   run notebooks/inspect_masks.ipynb in place, so that it is committed with outputs
 #
 # ARGS passes flags on: make train ARGS='--config.total_steps=100'
@@ -13,11 +16,11 @@ BIN := $(VENV)/bin
 # Large pages for the large buffers that each step allocates anew on a CPU: see docs/performance.md.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help train test test-torch lint format notebook
+.PHONY: help train test test-torch lint types format notebook wheel docs
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^PYTHON/q; s/^# //p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"error: Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -42,11 +45,14 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
 	@touch $@
 
 test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/test_convert_torch.py tests/test_clip_benchmark.py $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/convert/test_convert_torch.py tests/evaluate/test_clip_benchmark.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -54,3 +60,15 @@ format: $(VENV)/.dev
 
 notebook: $(VENV)/.dev
 	$(BIN)/jupyter-execute --inplace notebooks/inspect_masks.ipynb
+
+# setuptools would put files that build/lib still holds from an older build into the wheel.
+wheel: | $(BIN)/python
+	rm -rf build/lib build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir=build/wheel .
+
+$(VENV)/.docs: requirements-docs.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

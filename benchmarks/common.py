@@ -1,81 +1,99 @@
-"""What the benchmarks share: a step to time, the machine's matmul peak, honest repetition."""
+"""Shared by the benchmarks: variants, a step to time, the machine's matmul peak, output files."""
 
-import json
+import functools
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from ml_collections import ConfigDict
 
-from benchmarks.plots import Panels, bars_figure
-from configs import vitb16_pgs
+from benchmarks.plots import Panels, Spread, bars_figure
+from configs import vitb16_clip, vitb16_flip, vitb16_pgs
+from input_pipeline.tokenizer import START_OF_TEXT
 from pgs import sharding
 from pgs.build import Job, build
-from pgs.compile import flops
-from pgs.masking import configured
-from pgs.masking.strategies import selection_shape
+from pgs.compile.aot import configured_selection
+from pgs.compile.flops import flops_of
+from pgs.errors import UserError
 from pgs.models import normalize_images
-from pgs.step import init_state, lower_train_step, make_init
-
-logging.set_verbosity(logging.WARNING)
-
-# name -> what it changes in config.masking
-VARIANTS = {
-    'none': {'strategy': 'none'},
-    'random-0.5': {'strategy': 'random', 'mask_ratio': 0.5},
-    'pgs-0.5': {'strategy': 'pgs', 'min_ratio': 0.5, 'max_ratio': 0.5},
-    'pgs-0.3-padded': {'strategy': 'pgs', 'min_ratio': 0.3, 'max_ratio': 0.5, 'long_share': 1.0},
-    'pgs-0.3': {'strategy': 'pgs', 'min_ratio': 0.3, 'max_ratio': 0.5},
-}
+from pgs.step import TrainState, init_state, lower_train_step, make_init
+from pgs.utils.files import write_json, writing
 
 
-def variant_config(name: str, batch_size: int):
-    """ViT-B/16 as in the recipe, with one of VARIANTS."""
-    config = vitb16_pgs.get_config()
-    config.batch_size = batch_size
-    config.masking.update(VARIANTS[name])
+def padded_pgs() -> ConfigDict:
+    """PGS-0.3 with slots for the least masked image in every image, without a token budget."""
+    config = vitb16_pgs.get_config('0.3')
+    config.masking.long_share = 1.0
     return config
 
 
-def random_batch(config) -> dict[str, np.ndarray]:
+# name for --variants -> config
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    'none': vitb16_clip.get_config,
+    'random-0.5': vitb16_flip.get_config,
+    'pgs-0.5': functools.partial(vitb16_pgs.get_config, '0.5'),
+    'pgs-0.3-padded': padded_pgs,
+    'pgs-0.3': functools.partial(vitb16_pgs.get_config, '0.3'),
+}
+
+
+def variant_config(name: str, batch_size: int) -> ConfigDict:
+    """The config of one of VARIANTS, with another batch size.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in VARIANTS:
+        raise UserError(f'--variants={name} is unknown: take some of {", ".join(VARIANTS)}')
+    config = VARIANTS[name]()
+    config.batch_size = batch_size
+    return config
+
+
+def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """Random images uint8 (B, H, W, 3) and tokens int32 (B, T)."""
     rng = np.random.default_rng(0)
     size, length = config.model.image.image_size, config.model.text.context_length
     return {
         'images': rng.integers(0, 256, (config.batch_size, size, size, 3)).astype(np.uint8),
-        'tokens': rng.integers(1, 49406, (config.batch_size, length)).astype(np.int32),
+        'tokens': rng.integers(1, START_OF_TEXT, (config.batch_size, length)).astype(np.int32),
     }
 
 
-def make_parts(config) -> Job:
-    """The parts of the step, for the platform that JAX runs on."""
+def build_job(config: ConfigDict) -> Job:
+    """The parts of the train step, for the platform that JAX runs on."""
     return build(config, total_steps=1000, platform=jax.default_backend())
 
 
-def compiled_step(config, state=None):
+def compiled_step(
+    config: ConfigDict, state: TrainState | None = None
+) -> tuple[jax.stages.Compiled, TrainState, dict[str, jax.Array]]:
     """Compiles a train step over all devices.
 
     Args:
       config: with the batch size of the step.
-      state: what a step of another variant returned, as all variants have the same parameters.
-        None: a fresh one.
+      state: the state that a step of another variant returned, since all variants have the same
+        parameters; None: a fresh one.
 
     Returns:
-      (compiled, state, batch on the devices); compiled(state, batch) takes the state's memory.
+      (compiled, state, batch on the devices); compiled(state, batch) donates the state.
     """
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
-    job = make_parts(config)
+    job = build_job(config)
     state = init_state(job.model, job.optimizer, 0, mesh) if state is None else state
     batch = sharding.to_devices(mesh, random_batch(config))
     return lower_train_step(job.train_step, mesh, state, batch).compile(), state, batch
 
 
-def selection_alone(config, batch):
-    """The patch selection of a step by itself, compiled: () -> seconds, median of five."""
-    strategy = make_parts(config).strategy
+def selection_timer(config: ConfigDict, batch: dict[str, jax.Array]) -> Callable[[], float]:
+    """Compiles the patch selection of a step; () -> its seconds, the median of five runs."""
+    strategy = build_job(config).strategy
     image = config.model.image
     length = (image.image_size // image.patch_size) ** 2
     images = normalize_images(batch['images'])
@@ -86,15 +104,16 @@ def selection_alone(config, batch):
     return lambda: statistics.median(timed(lambda: select(*arguments)) for _ in range(5))
 
 
-def peak_memory(compiled) -> float:
+def peak_memory(compiled: jax.stages.Compiled) -> float:
     """GiB that a compiled step needs on one device: state, batch, temporaries and results."""
     sizes = compiled.memory_analysis()
+    assert sizes is not None
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return (held + sizes.temp_size_in_bytes) / 2**30
 
 
 def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
-    """FLOP/s of the best float32 product of two square matrices."""
+    """FLOP/s of the fastest of several float32 products of two square matrices."""
     product = jax.jit(lambda a: a @ a)
     a = jnp.ones((size, size)) / size
     product(a).block_until_ready()
@@ -102,38 +121,35 @@ def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
     return 2 * size**3 / best
 
 
-def timed(call) -> float:
-    """Seconds until the result of call() is there."""
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until the result of call() is computed."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
-def spread(seconds: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> Spread:
     """Median, smallest and largest."""
-    return {'median': statistics.median(seconds), 'min': min(seconds), 'max': max(seconds)}
+    return {'median': statistics.median(values), 'min': min(values), 'max': max(values)}
 
 
-def image_tokens(config) -> float:
-    """Tokens of an image, mean: kept patches, padding too, and the class token."""
-    image = config.model.image
-    strategy = configured(config.masking, image.patch_size)
-    selection = selection_shape(
-        strategy, image.image_size, image.patch_size, batch=config.batch_size
-    )
+def image_tokens(config: ConfigDict) -> float:
+    """Mean number of tokens of an image: kept patches, padding and the class token."""
+    selection, _ = configured_selection(config)
     return selection.mean_slots() + 1
 
 
-def step_flops(config) -> int:
-    """FLOPs of the matrix products of one train step, without what remat computes again."""
+def step_flops(config: ConfigDict) -> int:
+    """FLOPs of the matrix products of one train step, without those that remat repeats."""
     config = config.copy_and_resolve_references()
     config.model.remat = 'none'
-    job = make_parts(config)
+    job = build_job(config)
     state = jax.eval_shape(make_init(job.model, job.optimizer, 0))
-    return flops.flops_of(job.train_step, state, random_batch(config))
+    return flops_of(job.train_step, state, random_batch(config))
 
 
 def machine() -> dict[str, str]:
+    """The machine and the versions that a measurement ran on."""
     return {
         'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}',
         'processor': platform.processor() or platform.machine(),
@@ -154,11 +170,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def write(path: str, result: dict, panels: Panels) -> None:
-    """The figures as JSON, and beside it the panels as PNG."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + '\n')
-    picture = path.with_suffix('.png')
-    bars_figure(panels).savefig(picture, dpi=150)
-    print(f'Written: {path} and {picture}')
+def write(path: str, result: dict[str, Any], panels: Panels) -> None:
+    """Writes a result as JSON, and its panels as PNG beside it.
+
+    Raises:
+      UserError: a path that cannot be written.
+    """
+    figure = Path(path).with_suffix('.png')
+    with writing(f'--out={path}'):
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+        bars_figure(panels).savefig(figure, dpi=150)
+    print(f'Written: {path} and {figure}')

@@ -1,46 +1,52 @@
-"""Images a second of the training pipeline, beside its floor and beside open_clip's loader.
+"""Images per second of the training pipeline, beside decoding only and beside open_clip's loader.
 
   python -m benchmarks.input_pipeline [--images=2000] [--rounds=5] [--open_clip_python=PYTHON]
 
-Makes tar shards of 480 x 360 JPEGs from real photographs, prepares them, and then measures in turns:
-decoding alone in TensorFlow (the floor), this pipeline (shuffled read, crop, antialiased bicubic to
-224, tokens), and, with a Python that has open_clip_torch, its webdataset loader with two workers on
-the same tars. Prepare is measured beside plain tar reading with a validating decode.
+Makes tar shards of 480 x 360 JPEGs from photographs, prepares them, and then measures in turns:
+decoding in TensorFlow without anything else (the upper limit), this pipeline (shuffled read, crop,
+antialiased bicubic resize to 224, tokens), and, with a Python that has open_clip_torch, its
+webdataset loader with two workers on the same tars. Preparation is measured beside plain reading of
+the tars with a validating decode.
 """
 
 import io
 import itertools
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from benchmarks import common
-from input_pipeline import pipeline, prepare, sources
+from input_pipeline import pipeline, preparation, raw_samples, sources, worker
 from input_pipeline.validate import check_image
+from pgs.errors import UserError
 from pgs.masking.object_retention import PHOTOGRAPHS
+from pgs.utils import cli
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
-ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each measurement.', lower_bound=1)
+ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds of all measurements.', lower_bound=1)
 OPEN_CLIP_PYTHON = flags.DEFINE_string(
-    'open_clip_python', None, 'Python with open_clip_torch and webdataset; left out where not set.'
+    'open_clip_python',
+    None,
+    'Python with open_clip_torch and webdataset; without it open_clip is not measured.',
 )
-OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Where the figures go.')
+OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Path of the results.')
 
 SIZE = (480, 360)
 SHARDS = 4
 BATCH = 100
 
-# Runs under the other Python: images a second of open_clip's own loader over one pass of the tars.
+# Runs with the other Python: images per second of open_clip's own loader in one pass of the tars.
 OPEN_CLIP_LOADER = """
 import sys, time, types
 import open_clip
@@ -62,7 +68,7 @@ print((seen - first) / (time.perf_counter() - start))
 
 
 def make_tars(folder: Path, count: int) -> str:
-    """Tars of random 480 x 360 crops of photographs; returns their pattern."""
+    """Writes tars of random 480 x 360 crops of photographs; returns their pattern."""
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
     for shard in range(SHARDS):
@@ -84,49 +90,57 @@ def make_tars(folder: Path, count: int) -> str:
     return f'{folder}/{{00000..{SHARDS - 1:05}}}.tar'
 
 
-def rate(batches, per_batch: int) -> float:
-    """Images a second of all batches but the first two."""
+def rate(batches: Iterator, per_batch: int) -> float:
+    """Images per second of all batches but the first two."""
     next(batches)
     next(batches)
     start, count = time.perf_counter(), 0
     for _ in batches:
         count += per_batch
-        end = time.perf_counter()  # not after the loop: tf.data can take a second to wind up
+        end = time.perf_counter()  # not after the loop: tf.data can take a second to shut down
     return count / (end - start)
 
 
-def decode_alone(encoded: list[bytes]) -> float:
+def decode_only(encoded: list[bytes]) -> float:
+    """Images per second that TensorFlow decodes."""
     dataset = tf.data.Dataset.from_tensor_slices(encoded)
     dataset = dataset.map(lambda b: tf.shape(tf.io.decode_jpeg(b, channels=3)), tf.data.AUTOTUNE)
     return rate(dataset.batch(BATCH).as_numpy_iterator(), BATCH)
 
 
-def our_pipeline(source, count: int) -> float:
+def our_pipeline(source: sources.Records, count: int) -> float:
+    """Images per second of the training pipeline."""
     batches = pipeline.train_batches(
         [(source, 1.0)],
-        seed=0, batch_size=BATCH, start_step=0, total_steps=count // BATCH, image_size=224,
-        context_length=77, crop_scale=(0.9, 1.0),
-    )  # fmt: skip
+        seed=0,
+        batch_size=BATCH,
+        start_step=0,
+        total_steps=count // BATCH,
+        image_size=224,
+        context_length=77,
+        crop_scale=(0.9, 1.0),
+    )
     return rate(batches, BATCH)
 
 
 def open_clip_loader(python: str, pattern: str, count: int) -> float:
-    done = subprocess.run(
-        [python, '-c', OPEN_CLIP_LOADER, pattern, str(count)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    """Images per second of open_clip's loader; UserError if it fails."""
+    command = [python, '-c', OPEN_CLIP_LOADER, pattern, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f'error: open_clip loader failed under {python}:\n{done.stderr[-2000:]}')
+        raise UserError(f"open_clip's loader failed with {python}:\n{done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
 
 
 def read_and_check(pattern: str) -> float:
-    """Images a second of one process that reads tars and decodes to validate, and no more."""
+    """Images per second of one process that only reads tars and decodes images to check them."""
     start, count = time.perf_counter(), 0
     for path in sorted(Path(pattern).parent.glob('*.tar')):
         with tarfile.open(path, 'r|') as tar:
             for member in tar:
-                content = tar.extractfile(member).read()
+                file = tar.extractfile(member)
+                assert file is not None
+                content = file.read()
                 if member.name.endswith('.jpg'):
                     check_image(content)
                     count += 1
@@ -134,61 +148,75 @@ def read_and_check(pattern: str) -> float:
 
 
 def prepare_once(pattern: str, out: Path) -> float:
-    """Images a second of `prepare` with one process, its start left out."""
+    """Images per second of the preparation in one process, without its start."""
     shutil.rmtree(out, ignore_errors=True)
-    (out / prepare.STATE).mkdir(parents=True)
-    shards = prepare.raw_samples.find_shards(pattern)[0]
+    (out / worker.STATE).mkdir(parents=True)
+    shards = raw_samples.find_shards(pattern)[0]
     start = time.perf_counter()
     kept = sum(
-        prepare.prepare_shard(shard, i, len(shards), str(out), None)['kept']
+        worker.prepare_shard(shard, i, len(shards), str(out), None)['kept']
         for i, shard in enumerate(shards)
     )
     return kept / (time.perf_counter() - start)
 
 
-def main(argv):
-    del argv
-    count = IMAGES.value // BATCH * BATCH
+def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float]]:
+    """Images per second of each measurement in each round.
+
+    Args:
+      count: number of images.
+      rounds: number of rounds, in which the measurements take turns.
+      python: has open_clip_torch; None: open_clip is not measured.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         print(f'Making {count} images of {SIZE[0]} x {SIZE[1]}', flush=True)
         pattern = make_tars(folder, count)
-        prepare.prepare(pattern, str(folder / 'out'), workers=2)
+        preparation.prepare(pattern, str(folder / 'out'), workers=2)
         source = sources.open_folder(folder / 'out')
         encoded = [source[i]['image'] for i in range(len(source))]
         print(f'{np.mean([len(e) for e in encoded]) / 1000:.1f} kB an image')
-        measurements = {
-            'decode_alone': lambda: decode_alone(encoded),
+        measurements: dict[str, Callable[[], float]] = {
+            'decode_alone': lambda: decode_only(encoded),
             'pipeline': lambda: our_pipeline(source, count),
             'read_and_check': lambda: read_and_check(pattern),
             'prepare': lambda: prepare_once(pattern, folder / 'again'),
         }
-        if OPEN_CLIP_PYTHON.value:
-            python = OPEN_CLIP_PYTHON.value
+        if python:
             measurements['open_clip'] = lambda: open_clip_loader(python, pattern, count)
-        rates = {name: [] for name in measurements}
-        for turn in range(ROUNDS.value):
-            for name, measure in measurements.items():
-                rates[name].append(measure())
-                print(
-                    f'round {turn + 1}/{ROUNDS.value}  {name:<15} {rates[name][-1]:8.0f}/s',
-                    flush=True,
-                )
+        rates: dict[str, list[float]] = {name: [] for name in measurements}
+        for number in range(1, rounds + 1):
+            for name, call in measurements.items():
+                rates[name].append(call())
+                print(f'round {number}/{rounds}  {name:<15} {rates[name][-1]:8.0f}/s', flush=True)
+    return rates
 
-    def ratio(name, other):
-        return common.spread([a / b for a, b in zip(rates[name], rates[other], strict=True)])
 
-    ratios = {
-        'pipeline / decode_alone': ratio('pipeline', 'decode_alone'),
-        'prepare / read_and_check': ratio('prepare', 'read_and_check'),
+def ratios_of(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Ratios of measurements, round by round: median, smallest and largest."""
+    pairs = [
+        ('pipeline', 'decode_alone'),
+        ('prepare', 'read_and_check'),
+        ('pipeline', 'open_clip'),
+    ]
+    return {
+        f'{name} / {other}': common.spread(
+            [a / b for a, b in zip(rates[name], rates[other], strict=True)]
+        )
+        for name, other in pairs
+        if other in rates
     }
-    if OPEN_CLIP_PYTHON.value:
-        ratios['pipeline / open_clip'] = ratio('pipeline', 'open_clip')
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    count = IMAGES.value // BATCH * BATCH
+    rates = measure(count, ROUNDS.value, OPEN_CLIP_PYTHON.value)
+    spreads, ratios = {name: common.spread(r) for name, r in rates.items()}, ratios_of(rates)
     print()
-    spreads = {name: common.spread(r) for name, r in rates.items()}
-    for name, figures in itertools.chain(spreads.items(), ratios.items()):
+    for name, values in itertools.chain(spreads.items(), ratios.items()):
         digits = 2 if '/' in name else 0
-        low, middle, high = (f'{figures[k]:.{digits}f}' for k in ('min', 'median', 'max'))
+        low, middle, high = (f'{values[k]:.{digits}f}' for k in ('min', 'median', 'max'))
         print(f'{name:<26} {middle:>7}  ({low} to {high})')
     result = {'machine': common.machine(), 'images': count, 'rates': rates, 'ratios': ratios}
     panels = {'images a second': {'': spreads}, 'ratio': {'': ratios}}
@@ -196,4 +224,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(main)

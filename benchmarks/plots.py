@@ -1,19 +1,20 @@
-"""The benchmarks' figures as bars with whiskers from the smallest to the largest."""
+"""The benchmarks' results as bars, with whiskers from the smallest to the largest value."""
 
 import matplotlib
 from matplotlib.figure import Figure
 
 matplotlib.rcParams['font.size'] = 9
 
-# title of a panel -> series -> label of a bar -> its median, min and max
-Panels = dict[str, dict[str, dict[str, dict[str, float]]]]
+Spread = dict[str, float]  # 'median', 'min' and 'max'
+Panels = dict[str, dict[str, dict[str, Spread]]]  # title of a panel -> series -> label of a bar
 
 
 def bars_figure(panels: Panels) -> Figure:
-    """A panel beside the other; series stand side by side in groups and share their labels.
+    """One panel beside the other; the bars of several series are grouped by their labels.
 
     Args:
-      panels: see Panels. A panel of one series has no legend; its name is not shown.
+      panels: see Panels. A panel with one series has no legend; the name of the series is not
+        shown.
     """
     counts = [len(next(iter(series.values()))) for series in panels.values()]
     widths = [count + 1 for count in counts]
@@ -22,14 +23,20 @@ def bars_figure(panels: Panels) -> Figure:
     for axis, (title, series), count in zip(axes, panels.items(), counts, strict=True):
         width = 0.8 / len(series)
         for i, (name, bars) in enumerate(series.items()):
-            middle = [b['median'] for b in bars.values()]
+            medians = [b['median'] for b in bars.values()]
             below = [b['median'] - b['min'] for b in bars.values()]
             above = [b['max'] - b['median'] for b in bars.values()]
+            offset = (i - (len(series) - 1) / 2) * width
             drawn = axis.bar(
-                [k + (i - (len(series) - 1) / 2) * width for k in range(count)], middle, width,
-                yerr=[below, above], capsize=3, ecolor='0.3', label=name,
-            )  # fmt: skip
-            texts = [f'{m:#.3g}'.rstrip('.') if m < 1000 else f'{m:.0f}' for m in middle]
+                [k + offset for k in range(count)],
+                medians,
+                width,
+                yerr=[below, above],
+                capsize=3,
+                ecolor='0.3',
+                label=name,
+            )
+            texts = [f'{m:#.3g}'.rstrip('.') if m < 1000 else f'{m:.0f}' for m in medians]
             axis.bar_label(drawn, texts, fontsize=7, padding=2)
         labels = [label.replace(' / ', ' /\n') for label in bars]
         axis.set_xticks(range(count), labels, rotation=30, ha='right', rotation_mode='anchor')

@@ -1,57 +1,122 @@
-"""Times a ViT-B/16 train step under each strategy, side by side in one run.
+"""Times a ViT-B/16 train step with each strategy, side by side in one run.
 
   python -m benchmarks.step [--batch_size=16] [--rounds=5] [--variants=none,pgs-0.5] [--out=FILE.json]
 
-The variants take turns, A B C A B C, so that a machine whose speed drifts treats all alike.
-R.T.T. is the ratio to 'none', selection the time of PGS alone over the step, both round by round.
-Memory is what the compiled step needs on one device: state, batch and temporaries.
+The variants take turns, A B C A B C, so that a change in the machine's speed affects all of them.
+The relative training time (R.T.T.) is the ratio to the variant that masks nothing, and `selection`
+the time of the patch selection divided by that of the step, both round by round. Memory is what
+the compiled step needs on one device: state, batch and temporaries.
 """
 
+import dataclasses
 import statistics
+from collections.abc import Callable
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from benchmarks import common
+from benchmarks.plots import Panels
+from pgs.compile.aot import masks_nothing
+from pgs.step import TrainState
+from pgs.utils import cli
 
-BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pairs a step.', lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Pairs in a step.', lower_bound=1)
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed steps of each variant.', lower_bound=1)
 NAMES = flags.DEFINE_list('variants', list(common.VARIANTS), 'Which, of common.VARIANTS.')
-OUT = flags.DEFINE_string('out', 'runs/benchmarks/step.json', 'Where the figures go.')
+OUT = flags.DEFINE_string('out', 'runs/benchmarks/step.json', 'Path of the results.')
+
+
+@dataclasses.dataclass
+class Measurement:
+    """What was measured of one variant.
+
+    Attributes:
+      memory: GiB that the step needs on one device.
+      seconds: of the step in each round.
+      selections: seconds of the patch selection in each round; empty if the variant masks nothing.
+    """
+
+    memory: float
+    seconds: list[float]
+    selections: list[float]
+
+
+def compile_variant(
+    name: str, batch_size: int
+) -> tuple[Callable[[], TrainState], Callable[[], float] | None, float]:
+    """Compiles the step of a variant.
+
+    Returns:
+      (step, which runs once and returns the new state; timer of the selection, or None if the
+      variant masks nothing; GiB that the step needs on one device).
+    """
+    config = common.variant_config(name, batch_size)
+    compiled, state, batch = common.compiled_step(config)
+
+    def step() -> TrainState:
+        nonlocal state
+        state, _ = compiled(state, batch)
+        return state
+
+    select = None if masks_nothing(config) else common.selection_timer(config, batch)
+    return step, select, common.peak_memory(compiled)
+
+
+def measure(names: list[str], batch_size: int, rounds: int) -> dict[str, Measurement]:
+    """Times the variants in turns, after one round of warm-up."""
+    compiled = {name: compile_variant(name, batch_size) for name in names}
+    measured = {name: Measurement(memory, [], []) for name, (_, _, memory) in compiled.items()}
+    for number in range(rounds + 1):
+        for name, (step, select, _) in compiled.items():
+            seconds = common.timed(step)
+            selection = select() if select else None
+            if number:  # round 0 is a warm-up
+                measured[name].seconds.append(seconds)
+                if selection is not None:
+                    measured[name].selections.append(selection)
+            print(f'round {number}/{rounds}  {name:<11} {seconds:.2f} s', flush=True)
+    return measured
 
 
 def summary(
-    run: dict, none_seconds: list[float] | None, batch_size: int, flops: float, peak: float
-) -> dict:
-    """Figures of one variant.
+    run: Measurement,
+    baseline_seconds: list[float] | None,
+    *,
+    batch_size: int,
+    flops: float,
+    peak: float,
+) -> dict[str, Any]:
+    """Results of one variant.
 
     Args:
-      run: seconds of each round, memory in GiB and, for PGS, selections, seconds of each round.
-      none_seconds: of each round of 'none'; None where it does not run.
-      batch_size: pairs a step.
+      run: its measurements.
+      baseline_seconds: seconds of the unmasked step in each round; None if it was not measured.
+      batch_size: pairs in a step.
       flops: of a step.
       peak: FLOP/s of the machine.
     """
-    seconds = common.spread(run['seconds'])
-    row = {
+    seconds = common.spread(run.seconds)
+    row: dict[str, Any] = {
         'seconds': seconds,
         'pairs_per_second': batch_size / seconds['median'],
         'mfu': flops / seconds['median'] / peak,
         'floor_seconds': flops / peak,
-        'peak_memory_gib': run['memory'],
+        'peak_memory_gib': run.memory,
     }
-    if none_seconds:
-        ratios = [a / b for a, b in zip(run['seconds'], none_seconds, strict=True)]
+    if baseline_seconds:
+        ratios = [a / b for a, b in zip(run.seconds, baseline_seconds, strict=True)]
         row['relative_training_time'] = statistics.median(ratios)
-    if run['selections']:
-        shares = [a / b for a, b in zip(run['selections'], run['seconds'], strict=True)]
+    if run.selections:
+        shares = [a / b for a, b in zip(run.selections, run.seconds, strict=True)]
         row['selection_share'] = common.spread(shares)
     return row
 
 
-def table(rows: dict[str, dict]) -> str:
-    """The figures of each variant as text."""
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The results of all variants as text."""
 
-    def cells(name, row):
+    def cells(name: str, row: dict[str, Any]) -> list[str]:
         seconds, share = row['seconds'], row.get('selection_share')
         relative = row.get('relative_training_time')
         return [
@@ -69,8 +134,8 @@ def table(rows: dict[str, dict]) -> str:
     return common.table(header, [cells(*item) for item in rows.items()])
 
 
-def panels(rows: dict[str, dict]) -> dict:
-    """What is drawn: time and memory of a step, and the selection's share of it."""
+def panels(rows: dict[str, dict[str, Any]]) -> Panels:
+    """Time and memory of a step, and the share of the selection, to be drawn."""
     shares = {
         n: {k: 100 * v for k, v in r['selection_share'].items()}
         for n, r in rows.items()
@@ -84,50 +149,20 @@ def panels(rows: dict[str, dict]) -> dict:
     return drawn | ({'selection, % of step': {'': shares}} if shares else {})
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
-    peak = common.matmul_peak()
+    peak, batch_size = common.matmul_peak(), BATCH_SIZE.value
     print(f'Matmul peak {peak / 1e9:.0f} GFLOP/s (float32). Compiling {len(NAMES.value)} variants')
-    runs = {}
-    for name in NAMES.value:
-        config = common.variant_config(name, BATCH_SIZE.value)
-        compiled, state, batch = common.compiled_step(config)
-        runs[name] = {
-            'compiled': compiled,
-            'state': state,
-            'batch': batch,
-            'memory': common.peak_memory(compiled),
-            'select': None,
-            'seconds': [],
-            'selections': [],
-        }
-        if config.masking.strategy == 'pgs':
-            runs[name]['select'] = common.selection_alone(config, batch)
-
-    for turn in range(ROUNDS.value + 1):
-        for name, run in runs.items():
-
-            def step(run=run):
-                run['state'], _ = run['compiled'](run['state'], run['batch'])
-                return run['state']
-
-            seconds = common.timed(step)
-            selection = run['select']() if run['select'] else None
-            if turn:  # the first is a warm-up
-                run['seconds'].append(seconds)
-                if selection:
-                    run['selections'].append(selection)
-            print(f'round {turn}/{ROUNDS.value}  {name:<11} {seconds:.2f} s', flush=True)
-
-    none_seconds = runs['none']['seconds'] if 'none' in runs else None
+    measured = measure(NAMES.value, batch_size, ROUNDS.value)
+    baseline = next((m.seconds for m in measured.values() if not m.selections), None)
     rows = {}
-    for name, run in runs.items():
-        flops = common.step_flops(common.variant_config(name, BATCH_SIZE.value))
-        rows[name] = summary(run, none_seconds, BATCH_SIZE.value, flops, peak)
+    for name, run in measured.items():
+        flops = common.step_flops(common.variant_config(name, batch_size))
+        rows[name] = summary(run, baseline, batch_size=batch_size, flops=flops, peak=peak)
     print(f'\n{table(rows)}')
-    result = {'machine': common.machine(), 'batch_size': BATCH_SIZE.value, 'matmul_peak': peak}
+    result = {'machine': common.machine(), 'batch_size': batch_size, 'matmul_peak': peak}
     common.write(OUT.value, result | {'variants': rows}, panels(rows))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    cli.run(main)

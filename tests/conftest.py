@@ -69,14 +69,14 @@ def tiny_config():
 def untrained_clip(tmp_path_factory):
     """Folder of a small CLIP with CLIP's own vocabulary and random weights, as OpenCLIP keeps one."""
     config = shrunk_quickstart(total_steps=1)
-    described = config.model.to_dict()
-    described.pop('dtype')
-    model = build_model(described, dtype=np.float32)
-    size, length = described['image']['image_size'], described['text']['context_length']
+    architecture = config.model.to_dict()
+    architecture.pop('dtype')
+    model = build_model(architecture, dtype=np.float32)
+    size, length = architecture['image']['image_size'], architecture['text']['context_length']
     images, tokens = np.zeros((1, size, size, 3), np.float32), np.zeros((1, length), np.int32)
     params = jax.jit(model.init)(jax.random.key(1), images, tokens)['params']
     folder = tmp_path_factory.mktemp('clip') / 'random'
-    export(Checkpoint(model, params, described, 'random weights'), 'open_clip', folder)
+    export(Checkpoint(model, params, architecture, 'random weights'), 'open_clip', folder)
     return folder
 
 

@@ -51,9 +51,9 @@ def write_digits(root: Path, train: int = 1000, test: int = 797) -> None:
 
 
 def write_emoji(root: Path, count: int = 100) -> None:
-    found = emoji(count)
-    names = [name for _, name in found]
-    samples = [(encoded(image, 'WEBP'), label) for label, (image, _) in enumerate(found)]
+    items = emoji(count)
+    names = [name for _, name in items]
+    samples = [(encoded(image, 'WEBP'), label) for label, (image, _) in enumerate(items)]
     write_eval_set(
         root / 'openmoji_names',
         'test',
@@ -65,12 +65,12 @@ def write_emoji(root: Path, count: int = 100) -> None:
     templates = ('{}', 'an emoji of {}', 'a drawing of {}')
     pairs = [
         (encoded(image, 'WEBP'), [t.format(name) for t in templates[: 2 + number % 2]])
-        for number, (image, name) in enumerate(found)
+        for number, (image, name) in enumerate(items)
     ]
     write_eval_set(root / 'openmoji_pairs', 'test', pairs, kind='retrieval')
 
     two = []
-    for (left, first), (right, second) in zip(found[::2], found[1::2], strict=True):
+    for (left, first), (right, second) in zip(items[::2], items[1::2], strict=True):
         label = np.array([f' {tone}' in f'{first} {second}' for tone in TONES], np.int64)
         two.append((encoded(np.concatenate([left, right], axis=1), 'PNG'), label))
     write_eval_set(
@@ -85,7 +85,7 @@ def write_emoji(root: Path, count: int = 100) -> None:
     folder = root / 'sugar_crepe'
     (folder / 'val2017').mkdir(parents=True, exist_ok=True)
     entries = {}
-    for number, (image, name) in enumerate(found):
+    for number, (image, name) in enumerate(items):
         own = next((tone for tone in TONES[:2] if f' {tone}' in name), None)
         if own is None:
             continue

@@ -73,6 +73,14 @@ def test_pins_of_one_library_agree():
     assert {library: v for library, v in versions.items() if len(v) > 1} == {}
 
 
+def test_pre_commit_runs_the_pinned_ruff():
+    pin = read_requirements('requirements-dev.txt')[0]['ruff', frozenset()]
+    assert (
+        f'rev: {str(pin.specifier).replace("==", "v")}\n'
+        in (ROOT / '.pre-commit-config.yaml').read_text()
+    )
+
+
 def warn_from(module: str) -> None:
     warnings.warn_explicit('old', DeprecationWarning, f'{module}.py', 1, module=module)
 

@@ -1,1 +1,1 @@
-"""The train step compiled ahead of time for a TPU slice that is not there, and what it would cost."""
+"""The train step compiled ahead of time for a TPU slice that is not attached, and its cost."""

@@ -1,4 +1,4 @@
-"""The TPU slices that a step can be compiled for without one, and what their chips can do."""
+"""TPU slices that a step can be compiled for without a TPU, and the performance of their chips."""
 
 import difflib
 import importlib.util
@@ -6,6 +6,7 @@ import math
 import os
 from typing import NamedTuple
 
+import jax
 from jax.experimental import topologies
 
 from pgs.errors import UserError
@@ -17,8 +18,8 @@ class Chip(NamedTuple):
     flops: float  # bfloat16 FLOP/s, peak
     memory: float  # bytes of HBM
     bandwidth: float  # bytes/s from HBM
-    wires: float  # bytes/s to other chips, all links together, one direction
-    clock: float  # Hz: peak FLOP/s over what its matrix units do in a cycle
+    wires: float  # bytes/s to other chips, sum of all links in one direction
+    clock: float  # Hz: peak FLOP/s divided by the FLOPs of its matrix units in a cycle
 
 
 CHIPS = {
@@ -31,7 +32,7 @@ FLAT = ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8')
 TOPOLOGIES = {'v4': CUBES, 'v5e': FLAT, 'v5p': CUBES, 'v6e': FLAT}
 
-# libtpu asks the machine that it runs on for its TPU; there is none, and no need of one.
+# libtpu looks for a TPU on the machine that it runs on; these settings make it work without one.
 WITHOUT_TPU = {
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
@@ -42,10 +43,10 @@ WITHOUT_TPU = {
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip of a topology's name, such as 'v5e:8x8'.
+    """The chip of a topology, by its name such as 'v5e:8x8'.
 
     Raises:
-      UserError: an unknown name; the known ones are listed.
+      UserError: an unknown name; the message lists the known ones.
     """
     kind, _, shape = topology.partition(':')
     if shape not in TOPOLOGIES.get(kind, ()):
@@ -57,8 +58,8 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[kind]
 
 
-def devices_of(topology: str) -> list:
-    """Descriptions of the devices of a topology, as many as it has chips.
+def devices_of(topology: str) -> list[jax.Device]:
+    """The devices of a topology, one for each chip; programs can be compiled for them but not run.
 
     Raises:
       UserError: an unknown topology, or no libtpu.
@@ -71,7 +72,7 @@ def devices_of(topology: str) -> list:
         )
     for name, value in WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
-    # A v4 or v5p chip has two cores that work as one device; v4 must be told.
+    # A v4 or v5p chip has two cores that form one device; for v4 this has to be requested.
     options = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
     devices = topologies.get_topology_desc(
         platform='tpu', topology_name=topology, **options

@@ -10,13 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
-from pgs.convert.load import (
-    HF_WEIGHTS,
-    METADATA_KEY,
-    OPEN_CLIP_CONFIG,
-    OPEN_CLIP_WEIGHTS,
-    Checkpoint,
-)
+from pgs.convert.load import HF_WEIGHTS, Checkpoint
+from pgs.convert.open_clip import METADATA_KEY, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from pgs.errors import UserError
 from pgs.utils.files import absolute, write_json, writing
 

@@ -1,36 +1,29 @@
 """load_model(path): reads weights of any supported kind as a model, its parameters and its config."""
 
-import json
 import os
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from safetensors import safe_open
 
 from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
+from pgs.convert.open_clip import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from pgs.convert.parameters import layout_of
 from pgs.convert.positions import resize_image
-from pgs.convert.tensors import SUFFIXES, check_tensors, read_tensors
+from pgs.convert.tensors import SUFFIXES, Weights, check_tensors, first_of, read_tensors
 from pgs.errors import UserError
 from pgs.models.clip import CLIP, build_model
 
-OPEN_CLIP_CONFIG = 'open_clip_config.json'
-OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
 HF_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
-METADATA_KEY = 'open_clip_config'  # our .safetensors hold the model JSON under this metadata key
 KINDS = ('open_clip', 'hf', 'orbax')
 ACCEPTED = (
     'a workdir of main.py, a folder of python -m pgs.convert, an OpenCLIP file '
     f'({", ".join(SUFFIXES)}), a folder with {OPEN_CLIP_CONFIG}, or a CLIPModel folder of Hugging Face'
 )
-Weights = tuple[dict[str, Any], dict[str, Any], str]  # (parameters, architecture, source)
-AnyPath = TypeVar('AnyPath', Path, epath.Path)
 
 
 class Checkpoint(NamedTuple):
@@ -95,7 +88,7 @@ def read(
             f'model_config applies only to OpenCLIP weights: {location} holds its own config'
         )
     if kind == 'open_clip':
-        params, architecture, source = read_open_clip(Path(location), model_config)
+        params, architecture, source = open_clip.read_open_clip(Path(location), model_config)
     elif kind == 'hf':
         params, architecture, source = read_hugging_face(Path(location))
     elif (location / 'checkpoints').is_dir():
@@ -126,53 +119,6 @@ def detect_kind(path: epath.Path) -> str:
         if first_of(path, HF_WEIGHTS):
             return 'hf'
     raise UserError(f'{path} is of no kind that can be read: give {ACCEPTED}')
-
-
-def first_of(folder: AnyPath, names: tuple[str, ...]) -> AnyPath | None:
-    """The first of these files that exists in the folder, or None."""
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def read_open_clip(path: Path, model_config: str | os.PathLike | None) -> Weights:
-    """OpenCLIP's weights, from a file or a folder."""
-    weights_path = path
-    if path.is_dir():
-        in_folder = first_of(path, OPEN_CLIP_WEIGHTS)
-        if in_folder is None:
-            raise UserError(f'{path} holds neither of {", ".join(OPEN_CLIP_WEIGHTS)}')
-        weights_path = in_folder
-    weights = read_tensors(weights_path)
-    card = read_card(weights_path, model_config)
-    if card is not None:
-        architecture = open_clip_config.architecture_of(card)
-    else:
-        shapes = {name: array.shape for name, array in weights.items()}
-        architecture = open_clip_config.infer_architecture(shapes, str(weights_path))
-        print(
-            f'Note: no model JSON beside {weights_path}: {architecture["image"]["heads"]} and '
-            f'{architecture["text"]["heads"]} heads and the exact GELU are assumed; '
-            '--model_config=FILE.json overrides this',
-            file=sys.stderr,
-        )
-    params = open_clip.to_params(weights, architecture, str(weights_path))
-    return params, architecture, str(weights_path)
-
-
-def read_card(weights_path: Path, model_config: str | os.PathLike | None) -> dict[str, Any] | None:
-    """OpenCLIP's model JSON: the given file, the one beside the weights or the one inside them."""
-    if model_config:
-        return open_clip_config.read_json(Path(model_config).expanduser())
-    for beside in (weights_path.with_name(OPEN_CLIP_CONFIG), weights_path.with_suffix('.json')):
-        if beside.is_file():
-            return open_clip_config.read_json(beside)
-    if weights_path.suffix == '.safetensors':
-        with safe_open(weights_path, 'numpy') as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-        try:
-            return json.loads(text) if text else None
-        except ValueError as error:
-            raise UserError(f'{weights_path}: its {METADATA_KEY} is not JSON: {error}') from error
-    return None
 
 
 def read_hugging_face(folder: Path) -> Weights:

@@ -1,15 +1,25 @@
-"""Converts OpenCLIP's tensors, by name, to parameters of our model and back."""
+"""OpenCLIP's weights: their files, and their tensors, by name, as our parameters and back."""
 
+import json
 import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import flax
 import numpy as np
+from safetensors import safe_open
 
+from pgs.convert import open_clip_config
 from pgs.convert.parameters import flat_params, layout_of
-from pgs.convert.tensors import check_tensors
-from pgs.models.clip import CLIP
+from pgs.convert.tensors import Weights, check_tensors, first_of, read_tensors
+from pgs.errors import UserError
+from pgs.models.clip import CLIP, build_model
+
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
+OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+METADATA_KEY = 'open_clip_config'  # our .safetensors hold the model JSON under this metadata key
 
 
 def same(w):
@@ -108,15 +118,55 @@ def from_params(params: dict[str, Any]) -> dict[str, Any]:
     return weights
 
 
+def read_open_clip(path: Path, model_config: str | os.PathLike | None) -> Weights:
+    """OpenCLIP's weights, from a file or a folder."""
+    weights_path = path
+    if path.is_dir():
+        in_folder = first_of(path, OPEN_CLIP_WEIGHTS)
+        if in_folder is None:
+            raise UserError(f'{path} holds neither of {", ".join(OPEN_CLIP_WEIGHTS)}')
+        weights_path = in_folder
+    weights = read_tensors(weights_path)
+    card = read_card(weights_path, model_config)
+    if card is not None:
+        architecture = open_clip_config.architecture_of(card)
+    else:
+        shapes = {name: array.shape for name, array in weights.items()}
+        architecture = open_clip_config.infer_architecture(shapes, str(weights_path))
+        print(
+            f'Note: no model JSON beside {weights_path}: {architecture["image"]["heads"]} and '
+            f'{architecture["text"]["heads"]} heads and the exact GELU are assumed; '
+            '--model_config=FILE.json overrides this',
+            file=sys.stderr,
+        )
+    params = to_params(weights, architecture, str(weights_path))
+    return params, architecture, str(weights_path)
+
+
+def read_card(weights_path: Path, model_config: str | os.PathLike | None) -> dict[str, Any] | None:
+    """OpenCLIP's model JSON: the given file, the one beside the weights or the one inside them."""
+    if model_config:
+        return open_clip_config.read_json(Path(model_config).expanduser())
+    for beside in (weights_path.with_name(OPEN_CLIP_CONFIG), weights_path.with_suffix('.json')):
+        if beside.is_file():
+            return open_clip_config.read_json(beside)
+    if weights_path.suffix == '.safetensors':
+        with safe_open(weights_path, 'numpy') as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+        try:
+            return json.loads(text) if text else None
+        except ValueError as error:
+            raise UserError(f'{weights_path}: its {METADATA_KEY} is not JSON: {error}') from error
+    return None
+
+
 def load_open_clip(
     weights_path: str | Path, config_path: str | Path
 ) -> tuple[CLIP, dict[str, Any]]:
-    """(model, parameters) of OpenCLIP weights and their model JSON; an alias, see load_model.
+    """(model, numpy parameters) of OpenCLIP weights and their model JSON; see load_model.
 
     Raises:
       UserError: as load_model.
     """
-    from pgs.convert.load import read  # load.py imports this module
-
-    loaded = read(weights_path, kind='open_clip', model_config=config_path)
-    return loaded.model, loaded.params
+    params, architecture, _ = read_open_clip(Path(weights_path), config_path)
+    return build_model(architecture, dtype=np.float32), params

@@ -2,9 +2,11 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -12,6 +14,14 @@ from pgs.errors import UserError
 
 TORCH_SUFFIXES = ('.bin', '.pt', '.pth')
 SUFFIXES = ('.safetensors', *TORCH_SUFFIXES)
+
+Weights = tuple[dict[str, Any], dict[str, Any], str]  # (parameters, architecture, source)
+AnyPath = TypeVar('AnyPath', Path, epath.Path)
+
+
+def first_of(folder: AnyPath, names: tuple[str, ...]) -> AnyPath | None:
+    """The first of these files that exists in the folder, or None."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

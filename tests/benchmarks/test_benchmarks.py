@@ -1,4 +1,4 @@
-"""Benchmarks: their tables and plots on made-up figures, and what they time on a tiny model."""
+"""Benchmarks: tables and plots of given numbers, variants, and measurements of a tiny model."""
 
 import importlib
 import json
@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from benchmarks import common
+from benchmarks import common, open_clip_step
 from benchmarks.plots import bars_figure
+from pgs.compile.aot import masks_nothing
+from pgs.errors import UserError
 
-NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip']
+NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip', 'scaling']
 ROOT = Path(__file__).parents[2]
 
 
 def load(name: str):
-    """A benchmark's module. All of them define the same flags, so these are taken away again."""
+    """A benchmark's module. Its flags are removed again, as all benchmarks define the same ones."""
     module = importlib.import_module(f'benchmarks.{name}')
     own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
     flags.FLAGS.remove_flag_values([flag.name for flag in own])
@@ -53,18 +55,25 @@ def test_the_plot_is_written_beside_the_json(tmp_path):
 
 def test_step_summary_and_table():
     step = load('step')
-    plain = {'seconds': [4.0, 4.0, 5.0], 'selections': [], 'memory': 2.5}
-    masked = {'seconds': [2.0, 2.0, 2.0], 'selections': [0.02, 0.01, 0.04], 'memory': 1.5}
+    plain = step.Measurement(2.5, seconds=[4.0, 4.0, 5.0], selections=[])
+    masked = step.Measurement(1.5, seconds=[2.0, 2.0, 2.0], selections=[0.02, 0.01, 0.04])
     rows = {
-        name: step.summary(run, plain['seconds'], batch_size=8, flops=1e12, peak=1e12)
+        name: step.summary(run, plain.seconds, batch_size=8, flops=1e12, peak=1e12)
         for name, run in (('none', plain), ('pgs-0.5', masked))
     }
     assert rows['pgs-0.5']['relative_training_time'] == 0.5
     assert rows['pgs-0.5']['selection_share'] == {'median': 0.01, 'min': 0.005, 'max': 0.02}
     header, first, second = (line.split() for line in step.table(rows).splitlines())
     assert header == [
-        'variant', 's/step', 'min..max', 'pairs/s', 'R.T.T.', 'MFU', 'selection', 'GiB'
-    ]  # fmt: skip
+        'variant',
+        's/step',
+        'min..max',
+        'pairs/s',
+        'R.T.T.',
+        'MFU',
+        'selection',
+        'GiB',
+    ]
     assert first == ['none', '4.00', '4.00..5.00', '2.00', '1.000', '25.0%', '-', '2.50']
     assert second == ['pgs-0.5', '2.00', '2.00..2.00', '4.00', '0.500', '50.0%', '1.00%', '1.50']
     assert len(bars_figure(step.panels(rows)).axes) == 3
@@ -97,14 +106,41 @@ def test_versus_open_clip_summary_and_table():
 
 @pytest.mark.parametrize('name', ['torch', 'open_clip'])
 def test_without_open_clip_one_line_says_what_to_install(name, monkeypatch):
-    versus = load('versus_open_clip')
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SystemExit) as stopped:
-        versus.libraries()
-    message = str(stopped.value)
-    assert message.startswith('error: ')
+    with pytest.raises(UserError) as error:
+        open_clip_step.libraries()
+    message = str(error.value)
     assert '\n' not in message
     assert 'pip install -r requirements-bench.txt' in message
+
+
+def test_variants_are_the_papers_configs():
+    masking = {name: common.variant_config(name, 8).masking for name in common.VARIANTS}
+    ratios = {name: (m.min_ratio, m.max_ratio, m.long_share) for name, m in masking.items()}
+    assert ratios['pgs-0.5'][:2] == (0.5, 0.5)
+    assert ratios['pgs-0.3'] == (0.3, 0.5, 0.5)
+    assert ratios['pgs-0.3-padded'] == (0.3, 0.5, 1.0)
+    assert masking['random-0.5'].mask_ratio == 0.5
+    assert [n for n in common.VARIANTS if masks_nothing(common.variant_config(n, 8))] == ['none']
+    assert common.variant_config('none', 8).batch_size == 8
+    with pytest.raises(
+        UserError, match=r'--variants=pgs is unknown: take some of none, random-0\.5'
+    ):
+        common.variant_config('pgs', 8)
+
+
+@pytest.mark.parametrize(
+    ('name', 'tokens'),
+    [
+        ('none', 197),
+        ('random-0.5', 99),
+        ('pgs-0.5', 99),
+        ('pgs-0.3-padded', 138),
+        ('pgs-0.3', 118.5),
+    ],
+)
+def test_tokens_of_the_variants(name, tokens):
+    assert common.image_tokens(common.variant_config(name, 16)) == tokens
 
 
 def test_variants_share_a_state_and_are_measured(tiny_config):
@@ -116,7 +152,7 @@ def test_variants_share_a_state_and_are_measured(tiny_config):
         held = sum(x.nbytes for x in jax.tree.leaves(state)) / 2**30
         assert common.peak_memory(compiled) > held
     assert int(state.step) == 2
-    assert common.selection_alone(tiny_config, batch)() > 0.0
+    assert common.selection_timer(tiny_config, batch)() > 0.0
 
 
 @pytest.mark.slow
@@ -124,7 +160,10 @@ def test_variants_share_a_state_and_are_measured(tiny_config):
 def test_every_benchmark_starts(name):
     done = subprocess.run(
         [sys.executable, '-m', f'benchmarks.{name}', '--helpfull'],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert '--out' in done.stdout, done.stderr
     assert 'Traceback' not in done.stderr

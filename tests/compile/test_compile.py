@@ -1,4 +1,4 @@
-"""pgs.compile: what it says without a TPU compiler, and with one the promises of the step."""
+"""pgs.compile: messages, table and suggestions; with libtpu, properties of the compiled step."""
 
 import importlib.util
 import json
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import pytest
 from conftest import shrunk_quickstart
 
-from configs import vitb16_clip, vitb16_pgs
+from configs import vitb16_clip, vitb16_flip, vitb16_pgs
 from pgs.build import build
-from pgs.compile import aot, topology
-from pgs.compile.__main__ import table
+from pgs.compile import aot, suggest, topology
+from pgs.compile.run import baseline_index, with_strategies
+from pgs.compile.table import table
 from pgs.errors import UserError
 from pgs.step import make_init
 
@@ -65,14 +66,21 @@ def test_every_topology_has_a_chip():
 
 
 BIG = {
-    'needed_bytes': 60 * aot.GIB, 'capacity_bytes': 16 * aot.GIB, 'state_bytes': 2 * aot.GIB,
-    'batch_per_device': 512, 'microbatches': 1, 'remat': 'dots', 'mesh': {'data': 64, 'fsdp': 1},
-    'devices': 64, 'topology': 'v5e:8x8', 'strategy': 'pgs',
-}  # fmt: skip
+    'needed_bytes': 60 * aot.GIB,
+    'capacity_bytes': 16 * aot.GIB,
+    'state_bytes': 2 * aot.GIB,
+    'batch_per_device': 512,
+    'microbatches': 1,
+    'remat': 'dots',
+    'mesh': {'data': 64, 'fsdp': 1},
+    'devices': 64,
+    'topology': 'v5e:8x8',
+    'strategy': 'pgs',
+}
 
 
 def test_too_big_says_by_how_much_and_what_helps():
-    line = aot.too_big_line(BIG)
+    line = suggest.too_big_message(BIG)
     assert 'needs 60.00 GiB a device, 44.00 GiB more than the 16.00 GiB of v5e' in line
     assert '--config.microbatches=8' in line  # 58 / 8 is below 0.9 * 14, 58 / 4 is not
     assert "--config.model.remat='full'" in line
@@ -106,19 +114,42 @@ def test_what_is_suggested_is_tried_in_order(monkeypatch):
             raise aot.TooBig(BIG)
         return {'strategy': 'pgs'}
 
-    monkeypatch.setattr(aot, 'compile_step', compile_step)
-    report = aot.fit(vitb16_pgs.get_config(), 'v5e:8x8', lambda words: None)
+    monkeypatch.setattr(suggest, 'compile_step', compile_step)
+    report = suggest.fit(vitb16_pgs.get_config(), 'v5e:8x8', lambda words: None)
     assert tried == [('dots', 1), ('dots', 8), ('dots', 16)]
     assert report['suggestion'] == '--config.microbatches=16'
-    monkeypatch.setattr(aot, 'compile_step', lambda *_: (_ for _ in ()).throw(aot.TooBig(BIG)))
+    monkeypatch.setattr(suggest, 'compile_step', lambda *_: (_ for _ in ()).throw(aot.TooBig(BIG)))
     with pytest.raises(aot.TooBig):
-        aot.fit(vitb16_pgs.get_config(), 'v5e:8x8', lambda words: None)
+        suggest.fit(vitb16_pgs.get_config(), 'v5e:8x8', lambda words: None)
+
+
+def test_others_are_compared_with_the_unmasked_one():
+    configs = with_strategies(vitb16_pgs.get_config(), ['random', 'none', 'pgs'])
+    assert [config.masking.strategy for config in configs] == ['random', 'none', 'pgs']
+    assert baseline_index(configs) == 1
+    assert baseline_index(configs[::2]) == 0
+    unmasked = vitb16_flip.get_config()
+    unmasked.masking.mask_ratio = 0.0
+    assert baseline_index([configs[2], unmasked]) == 1
+    assert with_strategies(unmasked, []) == [unmasked]
+
+
+def test_labels_give_the_masked_fraction():
+    configs = {
+        'none': vitb16_clip.get_config(),
+        'random 0.5': vitb16_flip.get_config(),
+        'pgs 0.3-0.5': vitb16_pgs.get_config(),
+        'pgs 0.5': vitb16_pgs.get_config('0.5'),
+    }
+    for label, config in configs.items():
+        mesh = jax.make_mesh((4, 1), ('data', 'fsdp'), devices=jax.devices()[:4])
+        assert aot.describe(config, 'v5e:2x2', mesh)['strategy'] == label
 
 
 @needs_libtpu
 @pytest.mark.slow
-def test_costs_by_what_was_compiled(reports):
-    """Two layers of twelve, so the ratios are those of the towers and not of the whole model."""
+def test_costs_of_the_compiled_steps(reports):
+    """Two layers of twelve, so the ratios differ from those of the complete model."""
     none, half, content = (reports[n] for n in ('none', 'pgs-0.5', 'pgs-0.3'))
     assert half['flops'] < content['flops'] < none['flops']
     assert 0 < half['selection_traffic_bytes'] < 0.1 * half['memory_traffic_bytes']

@@ -91,8 +91,8 @@ def test_figures_are_those_of_the_definition(scored, untrained_clip, small_data)
     for _, image, label in data.samples():
         ((images, _),) = eval_sets.image_batches([('', image, 0)], image_size=32, batch_size=1)
         hits.append(np.argmax(clip.images(images)[0] @ np.transpose(weights)) == label)
-    found = json.loads(scored.read_text())['tasks']['zeroshot/digits']['metrics']['acc1']
-    assert found == pytest.approx(np.mean(hits), abs=1e-9)
+    acc1 = json.loads(scored.read_text())['tasks']['zeroshot/digits']['metrics']['acc1']
+    assert acc1 == pytest.approx(np.mean(hits), abs=1e-9)
 
 
 def test_the_same_command_again_scores_what_is_left(scored, untrained_clip, small_data, capsys):
@@ -107,9 +107,9 @@ def test_the_same_command_again_scores_what_is_left(scored, untrained_clip, smal
         f'--tasks={",".join(TASKS)}',
     )
     assert '5 of 6 tasks are done' in capsys.readouterr().out
-    found = json.loads(again.read_text())['tasks']
-    assert found['zeroshot/digits']['metrics'] == kept['metrics']
-    assert found['retrieval/openmoji_pairs'] == results['tasks']['retrieval/openmoji_pairs']
+    tasks = json.loads(again.read_text())['tasks']
+    assert tasks['zeroshot/digits']['metrics'] == kept['metrics']
+    assert tasks['retrieval/openmoji_pairs'] == results['tasks']['retrieval/openmoji_pairs']
 
 
 def refused(*arguments) -> str:
@@ -162,9 +162,9 @@ def test_a_damaged_set_fails_alone(untrained_clip, small_data, tmp_path, capsys)
 
 
 def opened(root, task):
-    found = run.open_task(task, root)
-    assert isinstance(found, Task)
-    return found
+    opened_task = run.open_task(task, root)
+    assert isinstance(opened_task, Task)
+    return opened_task
 
 
 def scores(clip, task):
@@ -206,8 +206,8 @@ def test_long_captions_are_cut_and_counted(untrained_clip, tmp_path):
     image = small_image()
     pairs = [(image, ['a ' * 100, 'short']), (image, ['also short'])]
     write_eval_set(tmp_path / 'long', 'test', pairs, kind='retrieval')
-    found = scores(inference.load_clip(untrained_clip), opened(tmp_path, 'retrieval/long'))
-    assert (found['n_cut'], found['n_texts']) == (1, 3)
+    metrics = scores(inference.load_clip(untrained_clip), opened(tmp_path, 'retrieval/long'))
+    assert (metrics['n_cut'], metrics['n_texts']) == (1, 3)
 
 
 def small_image() -> bytes:
@@ -242,8 +242,8 @@ def test_a_set_of_tfds(untrained_clip, tmp_path):
     task = opened(tmp_path, 'zeroshot/dtd')
     assert task.data.classnames == ['zig zagged', 'plain']
     assert 'one template' in task.data.note
-    found = scores(inference.load_clip(untrained_clip), task)
-    assert found['n'] == 3
+    metrics = scores(inference.load_clip(untrained_clip), task)
+    assert metrics['n'] == 3
 
 
 def test_a_row_is_named_after_its_checkpoint():

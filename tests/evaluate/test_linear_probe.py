@@ -28,16 +28,16 @@ def test_an_epoch_holds_each_sample_once():
 
 
 def test_digits_are_learned_without_weight_decay(digits):
-    found = linear_probe.linear_probe(part(digits, 0, 1200), part(digits, 1200, 1797), None, 10)
-    assert found['weight_decay'] == 0.0
-    assert found['n'] == 597
-    assert found['acc1'] > 0.85
-    assert found['acc5'] > found['acc1']
+    metrics = linear_probe.linear_probe(part(digits, 0, 1200), part(digits, 1200, 1797), None, 10)
+    assert metrics['weight_decay'] == 0.0
+    assert metrics['n'] == 597
+    assert metrics['acc1'] > 0.85
+    assert metrics['acc5'] > metrics['acc1']
 
 
 def test_a_validation_split_chooses_the_weight_decay(digits):
     tried = []
-    found = linear_probe.linear_probe(
+    metrics = linear_probe.linear_probe(
         part(digits, 0, 300),
         part(digits, 900, 1797),
         part(digits, 300, 600),
@@ -45,11 +45,11 @@ def test_a_validation_split_chooses_the_weight_decay(digits):
         epochs=40,
         notify=tried.append,
     )
-    assert found['weight_decay'] in DECAYS
-    assert found['acc1'] > 0.8
+    assert metrics['weight_decay'] in DECAYS
+    assert metrics['acc1'] > 0.8
     assert len(tried) == len(set(tried)) <= linear_probe.MAX_TRIALS
     # With a weight decay of 100 the layer diverges; it must not be chosen.
-    assert found['weight_decay'] < 10
+    assert metrics['weight_decay'] < 10
 
 
 def test_the_search_finds_a_peak_and_tries_each_index_once():

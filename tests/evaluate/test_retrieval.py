@@ -64,9 +64,9 @@ def test_all_captions_are_kept():
         lambda given: np.array([texts[t] for t in given], np.float32),
     )
     assert owners.tolist() == [0, 0, 1]
-    found = recall_metrics(images, features, owners)
-    assert found['image_retrieval_recall@1'] == pytest.approx(2 / 3)  # b is found at image 1
-    assert found['text_retrieval_recall@1'] == 0.5  # b is as close to image 1 as its own c
+    metrics = recall_metrics(images, features, owners)
+    assert metrics['image_retrieval_recall@1'] == pytest.approx(2 / 3)  # b is found at image 1
+    assert metrics['text_retrieval_recall@1'] == 0.5  # b is as close to image 1 as its own c
 
 
 def test_pairs():

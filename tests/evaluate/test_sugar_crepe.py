@@ -16,10 +16,10 @@ def test_a_tie_counts_for_the_caption():
         (np.array([[0.0, 1.0], [1.0, 0.0]]), [('up', 'right'), ('left', 'right')]),
         (np.array([[0.0, 1.0]]), [('left', 'right')]),
     ]
-    found = prefer_captions(
+    metrics = prefer_captions(
         batches, lambda images: images, lambda texts: np.array([TEXTS[t] for t in texts])
     )
-    assert found == {'acc': pytest.approx(2 / 3), 'n': 3}
+    assert metrics == {'acc': pytest.approx(2 / 3), 'n': 3}
 
 
 def entry(name, **more):

@@ -16,8 +16,8 @@ from pgs.inference.prompts import class_weights, prompts_of
 
 
 def test_prompts_go_class_by_class():
-    found = list(prompts_of(['cat', 'dog {c}'], ['a {c}.', '{c} and {c}']))
-    assert found == ['a cat.', 'cat and cat', 'a dog {c}.', 'dog {c} and dog {c}']
+    prompts = list(prompts_of(['cat', 'dog {c}'], ['a {c}.', '{c} and {c}']))
+    assert prompts == ['a cat.', 'cat and cat', 'a dog {c}.', 'dog {c} and dog {c}']
 
 
 def embed_by_table(table):

@@ -86,10 +86,12 @@ def test_the_commands(untrained_clip, clip, pictures, tmp_path):
     done = run('pgs.embed', f'--checkpoint={untrained_clip}', *arguments)
     assert done.returncode == 0, done.stderr
     assert '3 images, 2 texts, 1 of them cut to 24 tokens' in done.stdout
-    with np.load(out) as found:
-        assert found['image_paths'].tolist() == ['0.webp', '1.png', '2.png']
-        np.testing.assert_allclose(found['image_features'], embed_images(clip, pictures), atol=1e-5)
-        assert found['texts'][0] == 'a dog'
+    with np.load(out) as features:
+        assert features['image_paths'].tolist() == ['0.webp', '1.png', '2.png']
+        np.testing.assert_allclose(
+            features['image_features'], embed_images(clip, pictures), atol=1e-5
+        )
+        assert features['texts'][0] == 'a dog'
     done = run(
         'pgs.classify',
         f'--checkpoint={untrained_clip}',

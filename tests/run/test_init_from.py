@@ -110,5 +110,5 @@ def test_the_tuning_config():
     config.model.image.image_size = 224  # the only difference to the run that it continues
     assert config.model.to_dict() == base.get_config().model.to_dict()
     for bad in ('200', 'large', '0'):
-        with pytest.raises(UserError, match=f':{bad} is no image size'):
+        with pytest.raises(UserError, match=f':{bad} is not an image size'):
             vitb16_pgs_tune.get_config(bad)

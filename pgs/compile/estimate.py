@@ -1,0 +1,60 @@
+"""Estimated time of a compiled step on a TPU slice."""
+
+from typing import Any
+
+from jax.sharding import Mesh
+
+from pgs.compile.topology import Chip
+from pgs.compile.traffic import Traffic
+
+PAPER_PAIRS = 32 * 10_968_539  # epochs times pairs of the paper's CC12M
+
+
+def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -> dict[str, float]:
+    """Seconds of a step by published peaks, and by the compiler's own count of cycles.
+
+    The roofline is a lower bound: matrix products at the chip's peak or memory traffic at its full
+    bandwidth, whichever takes longer, plus the collectives as rings at full speed, which do not
+    overlap with computation.
+
+    Args:
+      report: with flops, of a step over all devices, and batch_size.
+      traffic: of one device.
+      mesh: the devices.
+      chip: their published figures.
+
+    Returns:
+      Seconds of the parts and of a step, and what follows from them for the paper's run.
+    """
+    wires = wire_seconds(traffic, mesh, chip)
+    compute = report['flops'] / mesh.size / chip.flops
+    memory = traffic.memory_bytes / chip.bandwidth
+    roofline = max(compute, memory) + wires
+    cycles = traffic.cycles / chip.clock
+    seconds = max(roofline, cycles + wires)
+    return {
+        'compute_seconds': compute,
+        'memory_seconds': memory,
+        'wire_seconds': wires,
+        'roofline_seconds': roofline,
+        'cycle_seconds': cycles,
+        'estimated_seconds': seconds,
+        'selection_cycle_share': traffic.selection_cycles / max(traffic.cycles, 1),
+        'pairs_per_second': report['batch_size'] / seconds,
+        'paper_days': PAPER_PAIRS / report['batch_size'] * seconds / 86400,
+        'chip_hours': PAPER_PAIRS / report['batch_size'] * seconds / 3600 * mesh.size,
+    }
+
+
+def wire_seconds(traffic: Traffic, mesh: Mesh, chip: Chip) -> float:
+    """Seconds of all collectives of a step, as rings at full speed.
+
+    A ring of n devices sends (n - 1) / n of the result; an all-reduce does so twice.
+    """
+    lengths = {axis: mesh.shape[axis] for axis in mesh.axis_names}
+    seconds = 0.0
+    for c in traffic.collectives:
+        n = lengths.get(c.axis, mesh.size)
+        rounds = 2 if c.kind == 'all-reduce' else 1
+        seconds += rounds * c.bytes * (n - 1) / n / chip.wires
+    return seconds

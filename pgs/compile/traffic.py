@@ -1,0 +1,214 @@
+"""What one step of a compiled program moves through memory and between chips, by its HLO text.
+
+XLA's own cost analysis counts the body of a loop once and does not list collectives. Here each
+instruction counts as often as the loops around it run.
+"""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from pgs.compile.hlo import ARRAY, Computation, Computations, Instruction, count_runs, parse, size
+
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+# fmt: off
+# Instructions that move no data themselves.
+FREE = {
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call',
+    'after-all', 'partition-id', 'replica-id', 'iota', 'opt-barrier',
+}
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind over one group of devices in a step."""
+
+    kind: str
+    axis: str  # 'data', 'fsdp', 'all' or the number of devices in a group
+    count: int
+    bytes: int  # of the results on each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What each device moves in a step."""
+
+    memory_bytes: int  # read from HBM and written to it
+    selection_bytes: int  # the part of memory_bytes that the patch selection moves
+    cycles: int  # the compiler's own estimate, 0 if it gives none
+    selection_cycles: int
+    collectives: list[Collective]
+
+
+def step_traffic(text: str, *, data: int, fsdp: int) -> Traffic:
+    """What one step moves on each device.
+
+    Args:
+      text: compiled.as_text().
+      data, fsdp: devices along the axes of the mesh.
+    """
+    entry, computations = parse(text)
+    runs, fused = count_runs(entry, computations)
+    moved, cycles = {True: 0, False: 0}, {True: 0, False: 0}  # by whether it is the selection's
+    counts: dict[tuple[str, str], int] = defaultdict(int)  # by kind and axis of a collective
+    sizes: dict[tuple[str, str], int] = defaultdict(int)
+    for name, times, i in distinct([*runs.items(), *fused.items()], computations):
+        kind = collective_kind(i)
+        if kind:
+            key = kind, mesh_axis(i.attributes, data, fsdp)
+            counts[key] += times
+            sizes[key] += times * result_bytes(i)
+        if name in runs:
+            selection = 'patch_selection' in i.attributes
+            estimated = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
+            moved[selection] += times * moved_bytes(i, computations[name], computations)
+            cycles[selection] += times * int(estimated[1]) if estimated else 0
+    return Traffic(
+        memory_bytes=sum(moved.values()),
+        selection_bytes=moved[True],
+        cycles=sum(cycles.values()),
+        selection_cycles=cycles[True],
+        collectives=[Collective(*key, counts[key], sizes[key]) for key in sorted(counts)],
+    )
+
+
+def distinct(
+    runs: list[tuple[str, int]], computations: Computations
+) -> Iterator[tuple[str, int, Instruction]]:
+    """All instructions of a step; of a collective that is split over several fusions, the first.
+
+    Args:
+      runs: (name of a computation, how often it runs).
+      computations: all computations of the program.
+
+    Yields:
+      (name of the computation, how often it runs, instruction).
+    """
+    channels = set()
+    for name, times in runs:
+        for i in computations[name].values():
+            channel = re.search(r'channel_id=(\d+)', i.attributes)
+            if collective_kind(i) and channel:
+                if channel[1] in channels:
+                    continue
+                channels.add(channel[1])
+            yield name, times, i
+
+
+def collective_kind(i: Instruction) -> str:
+    """'all-reduce' and so on; '' if the instruction is no collective."""
+    kind = i.opcode.removesuffix('-start')
+    return kind if kind in COLLECTIVES else ''
+
+
+def result_bytes(i: Instruction) -> int:
+    """Bytes of a collective's result; the shape of an asynchronous one has its operand as well."""
+    total = size(i.shape, main_memory=False)
+    return total // 2 if i.opcode.endswith('-start') else total
+
+
+def moved_bytes(i: Instruction, body: Computation, computations: Computations) -> int:
+    """Bytes of HBM that one run of an instruction of `body` reads and writes."""
+    if i.opcode in FREE or i.opcode.endswith('-done'):
+        return 0
+    if i.opcode.endswith('-start'):
+        return size(i.shape)  # a tuple of the operand and the result
+    operands = [body[name] for name in i.operands() if name in body]
+    if i.opcode == 'dynamic-slice':
+        return 2 * size(i.shape)
+    if i.opcode == 'dynamic-update-slice':
+        return 2 * size(operands[1].shape)
+    fused = computations.get(i.called('calls'))
+    if i.opcode != 'fusion' or fused is None:
+        return size(i.shape) + sum(size(o.shape) for o in operands)
+    total = 0
+    for number, operand in enumerate(operands):
+        if size(operand.shape):
+            total += int(min(size(operand.shape), read_bytes(number, fused, computations)))
+    root = next(inner for inner in fused.values() if inner.root)
+    results = [fused[n] for n in root.operands()] if root.opcode == 'tuple' else [root]
+    for result, (dtype, dimensions, layout) in zip(results, ARRAY.findall(i.shape), strict=False):
+        total += written_bytes(result, f'{dtype}[{dimensions}]{layout}', fused)
+    return total
+
+
+def read_bytes(number: int, fused: Computation, computations: Computations) -> float:
+    """Bytes that a fusion reads of its operand `number`; inf if it reads the full operand.
+
+    An operand that is only sliced, or only updated in place, is not read in full.
+    """
+    parameter = next(
+        i for i in fused.values() if i.opcode == 'parameter' and int(i.arguments) == number
+    )
+    names, total = [parameter.name], 0.0
+    while names:
+        name = names.pop()
+        for use in fused.values():
+            operands = use.operands()
+            if name not in operands:
+                continue
+            inner = computations.get(use.called('calls'))
+            if use.opcode == 'bitcast':
+                names.append(use.name)
+            elif use.opcode == 'dynamic-slice':
+                total += size(use.shape, main_memory=False)
+            elif use.opcode == 'fusion' and inner is not None:
+                total += read_bytes(operands.index(name), inner, computations)
+            elif use.opcode != 'dynamic-update-slice' or operands[0] != name:
+                return math.inf
+    return total
+
+
+def written_bytes(result: Instruction, outer_shape: str, fused: Computation) -> int:
+    """Bytes that a fusion writes of one result; of an update in place, only the updated slice.
+
+    Args:
+      result: the instruction within the fusion.
+      outer_shape: the result's shape, with its memory space, outside of the fusion.
+      fused: the fusion's computation.
+    """
+    while result.opcode in ('bitcast', 'copy', 'convert') and result.operands()[0] in fused:
+        result = fused[result.operands()[0]]
+    if result.opcode == 'dynamic-update-slice' and size(outer_shape):
+        return size(fused[result.operands()[1]].shape, main_memory=False)
+    return size(outer_shape)
+
+
+def mesh_axis(attributes: str, data: int, fsdp: int) -> str:
+    """The mesh axis of a collective's groups of devices: 'data', 'fsdp', 'all' or 'N devices'."""
+    group = first_group(attributes, data * fsdp)
+    if group is None:
+        return 'all'
+    ids = np.arange(data * fsdp).reshape(data, fsdp)
+    for axis, members in (('all', ids), ('fsdp', ids[0]), ('data', ids[:, 0])):
+        if len(group) == members.size and set(group) == set(members.flatten()):
+            return 'data' if axis == 'all' and fsdp == 1 else axis
+    return f'{len(group)} devices'
+
+
+def first_group(attributes: str, devices: int) -> list[int] | None:
+    """The first of a collective's groups of devices; None if all devices form one group.
+
+    HLO writes groups in three ways: by names of mesh axes, by the shape of an iota, or as a list.
+    """
+    named = re.search(r'replica_groups=mesh\[([^\]]*)\]\s*(?:[^{,]*)\{([^}]*)\}', attributes)
+    iota = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes)
+    listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
+    if named:
+        axes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        over = re.findall(r"'(\w+)'", named[2])
+        ids = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
+        return ids[tuple(slice(None) if a in over else 0 for a in axes)].flatten().tolist()
+    if iota:
+        shape = [int(n) for n in iota[3].split(',')]
+        order = [int(n) for n in iota[4].split(',')] if iota[4] else range(len(shape))
+        ids = np.arange(devices).reshape(shape).transpose(order)
+        return ids.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    if listed:
+        return [int(n) for n in listed[1].split(',')]
+    return None

@@ -1,0 +1,94 @@
+"""Traffic by HLO text: of a written program, and of a compiled one whose traffic is known."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pgs import sharding
+from pgs.compile.traffic import Collective, step_traffic
+
+PROGRAM = """HloModule step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%sliced (p0: f32[12,64], p1: s32[]) -> f32[1,64] {
+  %p0 = f32[12,64]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = f32[1,64]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,64}
+}
+
+%condition (s: (s32[], f32[12,64])) -> pred[] {
+  %s = (s32[], f32[12,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %limit = s32[] constant(12)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (s: (s32[], f32[12,64])) -> (s32[], f32[12,64]) {
+  %s = (s32[], f32[12,64]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[12,64]{1,0} get-tuple-element(%s), index=1
+  %row = f32[1,64]{1,0} fusion(%x, %i), kind=kLoop, calls=%sliced, metadata={op_name="jit/patch_selection/slice"}, backend_config={"estimated_cycles":"7"}
+  %reduced = f32[1,64]{1,0} all-reduce(%row), channel_id=1, replica_groups=REPLICAS, to_apply=%add
+  ROOT %next = (s32[], f32[12,64]{1,0}) tuple(%i, %x)
+}
+
+ENTRY %main (x: f32[12,64]) -> f32[12,64] {
+  %x = f32[12,64]{1,0} parameter(0)
+  %start = s32[] constant(0)
+  %state = (s32[], f32[12,64]{1,0}) tuple(%start, %x)
+  %loop = (s32[], f32[12,64]{1,0}) while(%state), condition=%condition, body=%body
+  %near = f32[12,64]{1,0:T(8,128)S(1)} copy(%x), backend_config={"estimated_cycles":"5"}
+  ROOT %result = f32[12,64]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+ROW, ALL = 64 * 4, 12 * 64 * 4
+
+
+def program(replicas='{{0,1,2,3}}'):
+    return PROGRAM.replace('REPLICAS', replicas)
+
+
+def test_a_loop_counts_each_iteration():
+    found = step_traffic(program(), data=4, fsdp=1)
+    assert found.collectives == [Collective('all-reduce', 'data', 12, 12 * ROW)]
+    # Only the slice of x is read, and its index of 4 bytes.
+    assert found.selection_bytes == 12 * (2 * ROW + 4)
+    # The all-reduce reads and writes a row; the copy reads x and writes on-chip memory.
+    assert found.memory_bytes == 12 * (2 * ROW + 4) + 12 * 2 * ROW + ALL
+    assert (found.cycles, found.selection_cycles) == (12 * 7 + 5, 12 * 7)
+
+
+@pytest.mark.parametrize(
+    ('replicas', 'axis'),
+    [
+        ('{{0,1},{2,3}}', 'fsdp'),
+        ('{{0,2},{1,3}}', 'data'),
+        ('{{0,1,2,3}}', 'all'),
+        ('[2,2]<=[4]', 'fsdp'),
+        ('[2,2]<=[2,2]T(1,0)', 'data'),
+        ("mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", 'fsdp'),
+        ("mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", 'data'),
+        ("mesh['axis_0'=2,'axis_1'=2] {'axis_0','axis_1'}", 'all'),
+        ('{{0,3},{1,2}}', '2 devices'),
+    ],
+)
+def test_devices_of_a_collective(replicas, axis):
+    assert step_traffic(program(replicas), data=2, fsdp=2).collectives[0].axis == axis
+
+
+def test_a_compiled_exchange_is_found():
+    """A sum over a sharded axis is one all-reduce of the result."""
+    mesh = sharding.make_mesh({'data': 4, 'fsdp': 2}, 8)
+    split = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    total = jax.jit(lambda x: x.sum(axis=0), in_shardings=split)
+    text = total.lower(jax.ShapeDtypeStruct((64, 1024), jnp.float32)).compile().as_text()
+    found = step_traffic(text, data=4, fsdp=2)
+    assert found.collectives == [Collective('all-reduce', 'all', 1, 4096)]
+    assert found.memory_bytes >= 8 * 4096  # each device reads its eight rows
