@@ -4,13 +4,19 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pgs.report.paper_tables import CLASSIFICATION, Table
 
 RADAR_AXES = 5  # a polygon with fewer corners is harder to read than bars
-PUBLISHED_COLORS = ('#9aa7b1', '#c9b28f', '#a3bfa8', '#b9a4c4', '#8fb3d9', '#5b7fa8')
+# fmt: off
+PUBLISHED_COLORS = (
+    '#9aa7b1', '#c9b28f', '#a3bfa8', '#b9a4c4', '#8fb3d9', '#5b7fa8', '#d4a5a5', '#7d8f69', '#6b6b6b',
+)
+# fmt: on
+LEGEND_WIDTH = 1.4  # inches that the name of a row takes
 OUR_COLORS = ('#c1121f', '#e07a00', '#2b9348', '#7209b7')
 
 matplotlib.rcParams['font.size'] = 9
@@ -37,6 +43,8 @@ def comparison_figure(tables: list[tuple[Table, Percentages]], ours: list[str]) 
             continue
         headings = [table.columns[k].heading for k in scored]
         shown = {name: [row[k] for k in scored] for name, row in values.items()}
+        # A published row without a figure of these sets is left out.
+        shown = {n: row for n, row in shown.items() if n in ours or any(v is not None for v in row)}
         most = max(sum(value is not None for value in shown[name]) for name in ours)
         if table is CLASSIFICATION and most >= RADAR_AXES:
             return radar_figure(headings, shown, ours)
@@ -94,8 +102,13 @@ def bars_figure(panels: dict[str, tuple[list[str], Percentages]], ours: list[str
     size = (min(max(0.16 * widest * (most_rows + 1.5), 6), 22), 3.1 * len(panels) + 0.5)
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    names = dict.fromkeys(name for _, values in panels.values() for name in values)
+    colors = row_colors([*(n for n in names if n not in ours), *ours], ours)
+    shown: dict[str, Artist] = {}  # label -> handle; not every row is in every panel
     for axis, (title, (headings, values)) in zip(axes, panels.items(), strict=True):
-        draw_bars(axis, values, row_colors(list(values), ours))
+        draw_bars(axis, values, colors)
+        handles, labels = axis.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
         axis.set_xticks(range(len(headings)), [h.replace(' ', '\n') for h in headings])
         # The same scale for all panels, so that all bars have the same width.
         axis.set(ylabel='percent', xlim=(-0.6, widest - 0.4))
@@ -103,8 +116,13 @@ def bars_figure(panels: dict[str, tuple[list[str], Percentages]], ours: list[str
         axis.margins(y=0.16)
         axis.grid(axis='y', alpha=0.3)
         axis.set_axisbelow(True)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 8))
+    ordered = [label for name in colors if (label := plain_text(name)) in shown]
+    figure.legend(
+        [shown[label] for label in ordered],
+        ordered,
+        loc='outside lower center',
+        ncols=min(len(ordered), int(size[0] / LEGEND_WIDTH)),
+    )
     return figure
 
 

@@ -9,6 +9,7 @@ from etils import epath
 
 from pgs.errors import UserError
 from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Table
+from pgs.report.peers import ROW_NAMES, peer_rows
 from pgs.utils.files import reason
 
 
@@ -42,7 +43,7 @@ def read_all(paths: list[str]) -> list[Results]:
     rows: list[Results] = []
     for path in paths:
         results = read_results(path)
-        if results.name in RELATIVE_TRAINING_TIME:
+        if results.name in RELATIVE_TRAINING_TIME.keys() | ROW_NAMES:
             results = results._replace(name=f'{results.name} (ours)')
         for earlier in rows:
             if earlier.name == results.name:
@@ -126,8 +127,12 @@ def is_number(value: Any) -> bool:
 
 def percentages(table: Table, results: list[Results]) -> dict[str, list[float | None]]:
     """Name of a row -> percent, one value for each column; the published rows come first."""
-    rows: dict[str, list[float | None]] = {name: list(row) for name, row in table.rows.items()}
-    return rows | {r.name: [percent(column, r) for column in table.columns] for r in results}
+    paper: dict[str, list[float | None]] = {name: list(row) for name, row in table.rows.items()}
+    return (
+        paper
+        | peer_rows(table)
+        | {r.name: [percent(column, r) for column in table.columns] for r in results}
+    )
 
 
 def percent(column: Column, results: Results) -> float | None:

@@ -1,9 +1,11 @@
 """A table of the paper with our rows, as text for a terminal and as Markdown."""
 
 import re
+import textwrap
 from typing import NamedTuple
 
 from pgs.report.paper_tables import CLASSIFICATION, RELATIVE_TRAINING_TIME, Table
+from pgs.report.peers import peers_of
 from pgs.report.results import Results, count_sets, percentages
 
 MARKDOWN_SPECIAL = re.compile(r'([\\`*_<>\[\]|])')
@@ -22,6 +24,7 @@ class Grid(NamedTuple):
       headings: of the columns; the first one is that of the row names.
       rows: the published rows, then ours; the first cell of a row is its name.
       published: number of published rows.
+      footnotes: of the published rows that have a number.
       notes: one sentence for each row of ours that lacks a set.
     """
 
@@ -29,6 +32,7 @@ class Grid(NamedTuple):
     headings: list[str]
     rows: list[list[Cell]]
     published: int
+    footnotes: list[str]
     notes: list[str]
 
 
@@ -48,22 +52,24 @@ def build_grid(table: Table, results: list[Results]) -> Grid | None:
     columns = [[Cell(name) for name in values]]
     headings = ['method']
     if table is CLASSIFICATION:
-        times = RELATIVE_TRAINING_TIME | {r.name: r.relative_training_time for r in results}
+        known = RELATIVE_TRAINING_TIME | {r.name: r.relative_training_time for r in results}
+        times = [known.get(name) for name in values]
         # No best one is marked: a short time is worth nothing if the model learned nothing.
-        columns.append([Cell('-' if t is None else f'{t:.1f}') for t in times.values()])
+        columns.append([Cell('-' if t is None else f'{t:.1f}') for t in times])
         headings.append('R.T.T.')
     columns += [column_cells(list(column)) for column in zip(*values.values(), strict=True)]
     headings += [column.heading for column in table.columns]
     means = (
         '; a mean is given only if all of its sets were scored' if table.columns[-1].is_mean else ''
     )
+    footnotes = [peer.note for peer in peers_of(table)]
     notes = [
         f'{name} has {count} of {total} sets{means}.'
         for name, (count, total) in scored.items()
         if count < total
     ]
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return Grid(table.title, headings, rows, len(table.rows), notes)
+    return Grid(table.title, headings, rows, len(rows) - len(results), footnotes, notes)
 
 
 def terminal_text(grid: Grid, width: int | None, bold: bool) -> str:
@@ -87,7 +93,8 @@ def terminal_text(grid: Grid, width: int | None, bold: bool) -> str:
             cells = [bold_text(line[i], widths[i], bold) for i in block]
             texts.append('  '.join([line[0].text.ljust(widths[0]), *cells]))
         texts.append('')
-    return '\n'.join([*texts[:-1], *grid.notes])
+    notes = [*grid.footnotes, *grid.notes]
+    return '\n'.join([*texts[:-1], *(textwrap.fill(n, width) if width else n for n in notes)])
 
 
 def heading_lines(headings: list[str]) -> list[list[Cell]]:
@@ -130,5 +137,5 @@ def markdown_text(grid: Grid) -> str:
     align = ['---'] + ['---:'] * (len(grid.headings) - 1)
     rows = [[cell_text(cell) for cell in row] for row in grid.rows]
     table = [f'| {" | ".join(line)} |' for line in (grid.headings, align, *rows)]
-    notes = [line for note in grid.notes for line in ('', markdown_escape(note))]
+    notes = [line for n in (*grid.footnotes, *grid.notes) for line in ('', markdown_escape(n))]
     return '\n'.join([f'## {grid.title}', '', *table, *notes])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from pgs.errors import UserError
 from pgs.evaluate.tasks import GROUPS
-from pgs.report import figures, paper_tables, results, tables
-from pgs.report.paper_tables import CLASSIFICATION, RETRIEVAL, ROBUSTNESS, TABLES
+from pgs.report import figures, paper_tables, peers, results, tables
+from pgs.report.paper_tables import CLASSIFICATION, RETRIEVAL, ROBUSTNESS, SUGAR_CREPE, TABLES
 from pgs.report.run import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +158,58 @@ def test_training_time_is_shown_where_it_is_known(tmp_path):
     assert [rows[name][0].text for name in ('A-CLIP', 'timed', 'untimed')] == ['1.1', '0.6', '-']
 
 
+def test_peers_have_marked_rows_and_footnotes(tmp_path):
+    tasks = accuracies([*GROUPS['robustness'], 'zeroshot/dtd', 'sugar_crepe/add_att'], 0.4)
+    rows = results.read_all([write_results(tmp_path / 'r.json', 'ours', tasks)])
+
+    def shown(table):
+        grid = tables.build_grid(table, rows)
+        headings = grid.headings[1:]
+        figures = {
+            row[0].text: {
+                h: c.text for h, c in zip(headings, row[1:], strict=True) if c.text != '-'
+            }
+            for row in grid.rows[len(METHODS) :]
+        }
+        assert [row[0].text for row in grid.rows[: len(METHODS)]] == METHODS
+        assert grid.published == len(grid.rows) - 1
+        return figures, [note[:3] for note in grid.footnotes]
+
+    (peer_figures, footnotes) = shown(ROBUSTNESS)
+    assert list(peer_figures) == ['CLIPF [1]', 'GLIP [2]', 'ours']
+    assert peer_figures['CLIPF [1]'] == {'IN-1K': '39.8'}
+    assert peer_figures['GLIP [2]'] == {'IN-1K': '37.1'}
+    assert footnotes == ['[1]', '[2]']
+    peer_figures, footnotes = shown(CLASSIFICATION)
+    assert peer_figures['PowerCLIP [3]'] == {'mean': '42.2'}
+    assert footnotes == ['[3]']
+    peer_figures, footnotes = shown(SUGAR_CREPE)
+    assert (list(peer_figures), footnotes) == (['ours'], [])
+
+    text = report([str(tmp_path / 'r.json')], None, None, 80)
+    assert all(len(line) <= 80 for line in text.splitlines() if line.startswith('['))
+    markdown = (tmp_path / 'report.md').read_text()
+    for page in (' '.join(text.split()), markdown.replace('\\', '')):
+        assert all(page.count(peer.note) == 1 for peer in peers.PEERS)
+
+
+def test_every_peer_figure_has_its_column():
+    headings = {table.title: [c.heading for c in table.columns] for table in TABLES}
+    for number, peer in enumerate(peers.PEERS, 1):
+        assert peer.row == f'{peer.name} [{number}]'
+        assert peer.note.startswith(f'[{number}] ')
+        for title, row in peer.figures.items():
+            assert row.keys() <= set(headings[title])
+
+
+def test_our_row_never_replaces_a_peer(tmp_path):
+    paths = [
+        write_results(tmp_path / f'{i}.json', name, accuracies(['zeroshot/imagenet1k']))
+        for i, name in enumerate(('CLIPF', 'GLIP [2]'))
+    ]
+    assert [r.name for r in results.read_all(paths)] == ['CLIPF (ours)', 'GLIP [2] (ours)']
+
+
 def test_terminal_wraps_and_bolds(tmp_path):
     tasks = accuracies(GROUPS['classification'], 0.9)
     grid = tables.build_grid(
@@ -191,7 +243,7 @@ def test_files_beside_the_first(tmp_path):
         'results.json',
     ]
     rows = [line for line in markdown.splitlines() if line.startswith('| ')]
-    assert len(rows) == 10  # heading, rule, six published, two of ours
+    assert len(rows) == 11  # heading, rule, six of the paper, PowerCLIP, two of ours
     ours = rows[-2]
     assert ours.startswith(r'| a\|b\_$c | - | **90.0** | **90.0** | **90.0** | **90.0** | - |')
     assert rows[-1].startswith('| CLIP (ours) | ')
@@ -248,6 +300,22 @@ def test_bars_of_fewer(tmp_path):
     image = io.BytesIO()
     figure.savefig(image, dpi=60)
     assert np.asarray(Image.open(image).convert('RGB')).std() > 20
+
+
+def test_bars_name_every_row_once_in_one_color(tmp_path):
+    """Peers are in some panels only; a row has the same color in all of them."""
+    tasks = accuracies(['zeroshot/imagenet1k', 'sugar_crepe/swap_obj'], 0.25)
+    figure = draw(write_results(tmp_path / 'r.json', 'ours', tasks))
+    panels = [
+        {bars.get_label(): bars[0].get_facecolor() for bars in axis.containers}
+        for axis in figure.axes
+    ]
+    assert [*METHODS, 'CLIPF [1]', 'GLIP [2]', 'ours'] == list(panels[0])
+    assert [*METHODS, 'ours'] == list(panels[1])
+    assert all(panels[0][name] == color for name, color in panels[1].items())
+    assert len(set(panels[0].values())) == len(panels[0])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(panels[0])
 
 
 def test_bad_files_are_named(tmp_path):
