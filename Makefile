@@ -1,4 +1,5 @@
 # make train   set up .venv and run the main job on the embedded data, minutes on a CPU
+# make compare   train the quickstart with no, a random and the PGS mask, and compare them
 # make test    set up .venv and run the tests
 # make test-torch   set up .venv with PyTorch, run the tests against OpenCLIP, transformers, clip-benchmark
 # make lint    ruff: lint and format check
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 # Large pages for the large buffers that each step allocates anew on a CPU: see docs/performance.md.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: help train test test-torch lint types format notebook wheel docs
+.PHONY: help train compare test test-torch lint types format notebook wheel docs
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,9 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt | $(BIN)/python
 
 train: $(VENV)/.run
 	$(BIN)/python main.py $(ARGS)
+
+compare: $(VENV)/.run
+	$(BIN)/python -m benchmarks.compare --strategies=none,random,pgs $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
