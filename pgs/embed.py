@@ -11,9 +11,11 @@ from absl import flags
 from pgs.errors import UserError
 from pgs.inference import load_clip
 from pgs.inference.files import read_inputs, write_features
+from pgs.inference.masking import HELP, WHOLE
 from pgs.utils import cli
 
 CHECKPOINT, MODEL_CONFIG = cli.define_checkpoint_flags()
+MASKING = flags.DEFINE_string('masking', WHOLE, HELP)
 IMAGES = flags.DEFINE_string('images', None, 'Folder, searched with its subfolders.')
 TEXTS = flags.DEFINE_string('texts', None, 'File with one text a line.')
 OUT = flags.DEFINE_string('out', 'emb.npz', 'File to write the features to.')
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> None:
     if not CHECKPOINT.value or not (IMAGES.value or TEXTS.value):
         raise UserError('give --checkpoint, and --images or --texts or both; see --help')
     inputs = read_inputs(IMAGES.value, TEXTS.value)
-    clip = load_clip(CHECKPOINT.value, model_config=MODEL_CONFIG.value)
+    clip = load_clip(CHECKPOINT.value, model_config=MODEL_CONFIG.value, masking=MASKING.value)
     print(write_features(clip, inputs, OUT.value))
 
 

@@ -17,6 +17,7 @@ from pgs import sharding
 from pgs.convert import Checkpoint, check_tokenizer, load_model
 from pgs.errors import UserError
 from pgs.inference.embedding import Embedder, make_embedder
+from pgs.inference.masking import WHOLE, ScoringMask, find_mask
 from pgs.inference.prompts import SCALE, class_weights
 from pgs.utils import files
 
@@ -25,32 +26,40 @@ Picture = str | os.PathLike | Image.Image
 
 
 def load_clip(
-    checkpoint: str | os.PathLike, *, model_config: str | os.PathLike | None = None
+    checkpoint: str | os.PathLike,
+    *,
+    model_config: str | os.PathLike | None = None,
+    masking: str = WHOLE,
 ) -> Embedder:
     """A model on all devices, ready to embed.
 
     Args:
       checkpoint, model_config: as pgs.convert.load_model.
+      masking: mask of the images: 'none', 'trained' or a strategy's name; see masking.find_mask.
 
     Raises:
-      UserError: as load_model; a vocabulary that is not CLIP's.
+      UserError: as load_model and find_mask; a vocabulary that is not CLIP's.
     """
-    return on_all_devices(load_model(checkpoint, model_config=model_config))
+    loaded = load_model(checkpoint, model_config=model_config)
+    return on_all_devices(loaded, mask=find_mask(masking, checkpoint, loaded.model))
 
 
-def on_all_devices(loaded: Checkpoint, batch_size: int = BATCH_SIZE) -> Embedder:
+def on_all_devices(
+    loaded: Checkpoint, batch_size: int = BATCH_SIZE, mask: ScoringMask | None = None
+) -> Embedder:
     """An Embedder with a copy of the weights on each device.
 
     Args:
       loaded: model and weights.
       batch_size: images or texts per device.
+      mask: of the images; None: all patches are seen.
 
     Raises:
       UserError: a vocabulary that is not CLIP's.
     """
     check_tokenizer(loaded.config)
     mesh = sharding.make_mesh({'data': -1, 'fsdp': 1}, jax.device_count())
-    embedder = make_embedder(loaded.model, mesh, batch_size * mesh.size)
+    embedder = make_embedder(loaded.model, mesh, batch_size * mesh.size, mask)
     return embedder.with_params(jax.device_put(loaded.params, sharding.replicated(mesh)))
 
 
@@ -75,7 +84,7 @@ def embed_images(clip: Embedder, pictures: Iterable[Picture]) -> np.ndarray:
 
     Args:
       clip: see load_clip.
-      pictures: each is resized and centre-cropped as in evaluation; no patch is masked.
+      pictures: each is resized and centre-cropped as in evaluation.
 
     Returns:
       Unit float32 (N, E).

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from input_pipeline.eval_sets import chunked
 from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
+from pgs.inference.masking import ScoringMask
 from pgs.models.clip import CLIP, normalize_images
 from pgs.sharding import batch_sharding, replicated, to_devices
 
@@ -47,7 +48,7 @@ class Embedder:
         return dataclasses.replace(self, params=params)
 
     def images(self, images_NxHxWx3: np.ndarray) -> np.ndarray:
-        """uint8 images, without a mask -> unit float32 (N, E).
+        """uint8 images -> unit float32 (N, E).
 
         Raises:
           UserError: features that are not finite.
@@ -85,18 +86,22 @@ class Embedder:
         return features_NxE
 
 
-def make_embedder(model: CLIP, mesh: Mesh, batch_size: int) -> Embedder:
+def make_embedder(
+    model: CLIP, mesh: Mesh, batch_size: int, mask: ScoringMask | None = None
+) -> Embedder:
     """An Embedder without parameters.
 
     Args:
       model: both towers.
       mesh: of the parameters, replicated or sharded; every host gets all features.
       batch_size: rows that all devices embed at once; rounded up to a multiple of the devices.
+      mask: of the images; None: all patches are seen.
     """
+    select = None if mask is None else mask.select
 
     def image_step(params, images):
         images = normalize_images(images)
-        return model.apply({'params': params}, images, method=CLIP.embed_images)
+        return model.apply({'params': params}, images, select, method=CLIP.embed_images)
 
     def text_step(params, tokens):
         return model.apply({'params': params}, tokens, method=CLIP.embed_texts)

@@ -51,9 +51,12 @@ class CLIP(nn.Module):
         """Width of the embedding that both towers share."""
         return self.image.embed_dim
 
-    def embed_images(self, images_BxHxWx3: jax.Array) -> jax.Array:
-        """Normalised float images (B, H, W, 3) -> unit float32 (B, embed_dim), all patches seen."""
-        return unit_norm(self.image_tower(images_BxHxWx3)[0])
+    def embed_images(self, images_BxHxWx3: jax.Array, select: Callable | None = None) -> jax.Array:
+        """Normalised float images (B, H, W, 3) -> unit float32 (B, embed_dim).
+
+        `select` as in __call__; None keeps all patches.
+        """
+        return unit_norm(self.image_tower(images_BxHxWx3, select)[0])
 
     def embed_texts(self, tokens_BxT: jax.Array) -> jax.Array:
         """int32 tokens (B, context_length) -> unit float32 (B, embed_dim)."""
