@@ -20,9 +20,11 @@ from absl import flags
 from pgs.errors import UserError
 from pgs.evaluate.resumable import evaluate_checkpoint
 from pgs.evaluate.tasks import GROUPS, expand
+from pgs.inference.masking import HELP, WHOLE
 from pgs.utils import cli, distributed
 
 CHECKPOINT, MODEL_CONFIG = cli.define_checkpoint_flags()
+MASKING = flags.DEFINE_string('masking', WHOLE, HELP)
 TASKS = flags.DEFINE_list('tasks', ['paper'], 'Tasks and groups.')
 DATA_ROOT = flags.DEFINE_string('data_root', '~/clip_benchmark', 'Folder of the sets.')
 OUT = flags.DEFINE_string('out', 'results.json', 'Results file, written task by task.')
@@ -42,6 +44,7 @@ def main(argv: list[str]) -> None:
         DATA_ROOT.value,
         Path(OUT.value).expanduser(),
         model_config=MODEL_CONFIG.value,
+        masking=MASKING.value,
         row_name=NAME.value,
         batch_size=BATCH_SIZE.value,
     )

@@ -9,8 +9,8 @@ from pgs.evaluate.context import FeatureCache
 from pgs.utils.files import replacing
 
 
-def cache_in(folder: Path, set_name: str, weights: str) -> FeatureCache:
-    """A feature cache in files FOLDER/<set>-<split>-<weights>.npz.
+def cache_in(folder: Path, set_name: str, model_id: str) -> FeatureCache:
+    """A feature cache in files FOLDER/<set>-<split>-<model id>.npz.
 
     Several processes compute without a cache: they need not see the same files, and all must take
     part if one computes.
@@ -18,13 +18,13 @@ def cache_in(folder: Path, set_name: str, weights: str) -> FeatureCache:
     Args:
       folder: created with the first file.
       set_name: of the task.
-      weights: fingerprint of the model's weights.
+      model_id: of the weights and the mask; see results_file.model_id.
     """
     if jax.process_count() > 1:
         return lambda split, compute: compute()
 
     def cached(split, compute):
-        path = folder / f'{set_name}-{split}-{weights}.npz'
+        path = folder / f'{set_name}-{split}-{model_id}.npz'
         if path.exists():
             with np.load(path) as file:
                 return file['features'], file['labels']

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,45 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def row_name(checkpoint: str) -> str:
-    """'runs/pgs-0.3' -> 'pgs-0.3', 'weights/a.safetensors' -> 'a'."""
+def model_id(header: Mapping[str, Any]) -> str:
+    """What identifies the features of a results file's model: the weights and the mask.
+
+    Args:
+      header: weights (fingerprint) and, where images are masked, masking.
+    """
+    if 'masking' not in header:
+        return header['weights']
+    mask = json.dumps(header['masking'], sort_keys=True)
+    return f'{header["weights"]}-{hashlib.sha256(mask.encode()).hexdigest()[:8]}'
+
+
+def row_name(checkpoint: str, mask: str = '') -> str:
+    """'runs/pgs-0.3' -> 'pgs-0.3', 'weights/a.safetensors' -> 'a'; 'a (masked by MASK)'."""
     path = Path(checkpoint)
-    return path.stem if path.suffix in SUFFIXES else path.name
+    name = path.stem if path.suffix in SUFFIXES else path.name
+    return f'{name} (masked by {mask})' if mask else name
 
 
-def read_previous(path: Path, weights: str, data_root: str) -> dict[str, Any]:
+def read_previous(
+    path: Path, weights: str, data_root: str, masking: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Content of an earlier results file, or {} if there is none.
 
     Args:
       path: of the file.
       weights: fingerprint that the file must have.
       data_root: folder of the sets that the file must have.
+      masking: mask of the images that the file must have; None: none.
 
     Raises:
-      UserError: results of other weights or data, or a file of another program.
+      UserError: results of other weights, data or masks, or a file of another program.
     """
     if not path.exists():
         return {}
     try:
         results = json.loads(path.read_text())
         same = (results['weights'], results['data_root']) == (weights, data_root)
+        same_mask = results.get('masking') == masking
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'--out={path} is not a results file of pgs.evaluate: give another path'
@@ -55,6 +73,11 @@ def read_previous(path: Path, weights: str, data_root: str) -> dict[str, Any]:
         raise UserError(
             f'--out={path} holds results of {results["checkpoint"]} on {results["data_root"]}, other '
             'weights or data: give another --out, or move it away'
+        )
+    if not same_mask:
+        raise UserError(
+            f'--out={path} holds results of {results["checkpoint"]} with other masks of the images '
+            '(--masking): give another --out, or move it away'
         )
     return results
 

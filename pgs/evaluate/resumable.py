@@ -16,6 +16,7 @@ from pgs.evaluate.feature_cache import cache_in
 from pgs.evaluate.run import open_tasks, run_task
 from pgs.inference.clip import on_all_devices
 from pgs.inference.embedding import Embedder
+from pgs.inference.masking import WHOLE, find_mask
 from pgs.utils import distributed
 from pgs.utils.console import format_seconds
 from pgs.utils.distributed import print_once
@@ -28,6 +29,7 @@ def evaluate_checkpoint(
     out: Path,
     *,
     model_config: str | None = None,
+    masking: str = WHOLE,
     row_name: str | None = None,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def evaluate_checkpoint(
 
     Args:
       checkpoint, model_config: as load_model.
+      masking: mask of the images; see inference.masking.find_mask.
       names: tasks; see tasks.expand.
       data_root: folder of the sets.
       out: results file.
@@ -42,25 +45,29 @@ def evaluate_checkpoint(
       batch_size: images or texts per device.
 
     Raises:
-      UserError: a checkpoint that cannot be used, no task that can run, or a results file of
-        other weights or data.
+      UserError: a checkpoint or mask that cannot be used, no task that can run, or a results file
+        of other weights, data or masks.
     """
     loaded = load_model(checkpoint, model_config=model_config)
-    embedder = on_all_devices(loaded, batch_size)
-    header = {
-        'name': row_name or results_file.row_name(checkpoint),
+    mask = find_mask(masking, checkpoint, loaded.model)
+    embedder = on_all_devices(loaded, batch_size, mask)
+    header: dict[str, Any] = {
+        'name': row_name or results_file.row_name(checkpoint, mask.label if mask else ''),
         'checkpoint': loaded.source,
         'weights': results_file.fingerprint(loaded.params),
     }
+    if mask is not None:
+        header['masking'] = mask.settings
     root = os.path.abspath(os.path.expanduser(data_root))
     print_once(
         f'{loaded.source} on {jax.device_count()} {jax.default_backend()} device(s), data in {root}'
+        + (f', images masked by {mask.label}' if mask else '')
     )
     return evaluate(embedder, names, root, out, header)
 
 
 def evaluate(
-    embedder: Embedder, names: list[str], data_root: str, out: Path, header: dict[str, str]
+    embedder: Embedder, names: list[str], data_root: str, out: Path, header: dict[str, Any]
 ) -> dict[str, Any]:
     """Scores tasks and writes the results file after each.
 
@@ -68,8 +75,10 @@ def evaluate(
       embedder: with parameters.
       names: tasks; see tasks.expand.
       data_root: folder of the sets.
-      out: results file; its results are kept if they are of the same weights and data.
-      header: checkpoint, name and weights (fingerprint), for the file.
+      out: results file; its results are kept if they are of the same weights, data
+        and masks.
+      header: checkpoint, name, weights (fingerprint) and, where images are masked, masking, for the
+        file.
 
     Returns:
       The file's content: header, data_root, tasks {name: results_file.entry},
@@ -79,7 +88,8 @@ def evaluate(
       UserError: no task that can run, or a results file that holds other results or cannot be
         written.
     """
-    done = results_file.read_previous(out, header['weights'], data_root).get('tasks', {})
+    previous = results_file.read_previous(out, header['weights'], data_root, header.get('masking'))
+    done = previous.get('tasks', {})
     tasks, missing, failed = open_tasks([n for n in names if n not in done], data_root)
     results = header | {'data_root': data_root, 'tasks': done, 'missing': missing, 'failed': failed}
     if not tasks and not done:
@@ -93,7 +103,9 @@ def evaluate(
     for number, task in enumerate(tasks, 1):
         print_once(f'[{number}/{len(tasks)}] {task.name}: {task.data.origin}')
         try:
-            done[task.name] = evaluate_task(task, embedder, class_weights, out, header['weights'])
+            done[task.name] = evaluate_task(
+                task, embedder, class_weights, out, results_file.model_id(header)
+            )
         except UserError as error:
             failed[task.name] = str(error)
         distributed.on_primary(lambda: results_file.write(out, results))
@@ -103,19 +115,19 @@ def evaluate(
 
 
 def evaluate_task(
-    task: Task, embedder: Embedder, class_weights: ClassWeights, out: Path, weights: str
+    task: Task, embedder: Embedder, class_weights: ClassWeights, out: Path, model_id: str
 ) -> dict[str, Any]:
     """Scores one task, prints its metrics and returns its entry in the results file.
 
     Args:
       task, embedder, class_weights: as run_task.
       out: results file; features are cached in a folder beside it.
-      weights: fingerprint of the model's weights.
+      model_id: of the weights and the mask; see results_file.model_id.
     """
     if task.data.note:
         print_once(f'  note: {task.data.note}')
     start = time.perf_counter()
-    cache = cache_in(out.with_suffix('.features'), task.set_name, weights)
+    cache = cache_in(out.with_suffix('.features'), task.set_name, model_id)
     metrics = run_task(task, embedder, class_weights, cache)
     seconds = time.perf_counter() - start
     print_once(f'  {results_file.metrics_line(metrics)}, {format_seconds(seconds)}')
