@@ -16,6 +16,7 @@ from input_pipeline import pipeline, sources
 from pgs import sharding
 from pgs.build import Job, build, check_config, last_masked_step
 from pgs.inference.embedding import make_embedder
+from pgs.inference.masking import scoring_mask
 from pgs.run import checkpoint, init_from, summary
 from pgs.run import workdir as workdirs
 from pgs.run.data import Data, is_smoke_test, open_data, with_total_steps
@@ -123,7 +124,10 @@ def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
     job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
-    scorers = Scorers(held_out_scorer(embedder, data.held_out), task_scorer(config, embedder))
+    mask = scoring_mask(config.masking, job.model.image)
+    masked = make_embedder(job.model, mesh, EVAL_BATCH, mask) if mask else None
+    held_out = held_out_scorer(embedder, data.held_out, masked)
+    scorers = Scorers(held_out, task_scorer(config, embedder))
     return Run(config, workdir, data, mesh, job, scorers)
 
 

@@ -1,5 +1,6 @@
 """The main job end to end: what it writes, and that a break changes nothing."""
 
+import io
 import json
 import signal
 import subprocess
@@ -9,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shrunk_quickstart
+from PIL import Image
 
+from input_pipeline.sources import captions_of
 from pgs import build as build_module
 from pgs import train as train_module
 from pgs.errors import UserError
+from pgs.evaluate.retrieval import pair_scores
+from pgs.inference import embed_images, embed_texts, load_clip
+from pgs.run.data import open_data
 from pgs.run.metrics import MetricLog, read_metrics
 from pgs.train import Stopped, train
 
@@ -30,6 +36,11 @@ RESULT_KEYS = [
     'chance@1',
     'chance@5',
     'n_eval',
+    'masked/val_loss',
+    'masked/text_recall@1',
+    'masked/text_recall@5',
+    'masked/image_recall@1',
+    'masked/image_recall@5',
     'object_retention',
     'object_retention_masked',
 ]
@@ -67,6 +78,8 @@ def test_writes_all_that_the_readme_promises(whole_run):
     records = read_metrics(workdir / 'metrics.jsonl')
     assert [r['step'] for r in records] == [0, *range(1, 31), 30]
     assert 'eval/text_recall@5' in records[0]
+    assert records[-1]['eval/masked/val_loss'] == results['masked/val_loss'] != results['val_loss']
+    assert 'eval/masked/image_recall@5' in records[0]
     assert records[1]['loss'] == pytest.approx(np.log(16), rel=0.7)
 
 
@@ -102,6 +115,7 @@ def test_evaluations_in_training_change_nothing_else(whole_run, small_data, tmp_
     assert [r['step'] for r in scored] == [0, 10, 20, 30]
     for record in scored[1:]:
         assert {'eval/text_recall@5', 'eval/zeroshot/digits/acc1'} <= set(record)
+        assert 'eval/masked/text_recall@5' in record
         assert 'eval/retrieval/openmoji_pairs/text_retrieval_recall@5' in record
     assert scored[3]['eval/val_loss'] < scored[1]['eval/val_loss'] < scored[0]['eval/val_loss']
     losses = [r['loss'] for r in records if 'loss' in r]
@@ -153,6 +167,34 @@ def test_a_finished_run_is_scored_again_not_trained(whole_run, capsys):
     assert 'Compiled' not in capsys.readouterr().out
     assert again['text_recall@5'] == results['text_recall@5']
     assert comparable(workdir)[:31] == before[:31]
+
+
+def test_masked_scores_are_those_of_the_run_scored_as_trained(whole_run):
+    """results.json against the folder's weights, loaded with masking='trained'."""
+    config, workdir, results = whole_run
+    clip = load_clip(workdir, masking='trained')
+    source = open_data(config).held_out
+    records = [source[i] for i in range(len(source))]
+    images = embed_images(clip, [Image.open(io.BytesIO(r['image'])) for r in records])
+    texts = embed_texts(clip, [captions_of(r)[0] for r in records])
+    scores = pair_scores(images, texts, float(np.exp(clip.params['logit_scale'])))
+    assert results['masked/val_loss'] == pytest.approx(scores['val_loss'], abs=1e-4)
+    for key in ('text_recall@5', 'image_recall@5'):
+        assert results[f'masked/{key}'] == pytest.approx(scores[key], abs=0.01)
+
+
+def test_a_run_without_masks_has_no_masked_scores(tiny_config, tmp_path, capsys):
+    tiny_config.masking.strategy = 'none'
+    tiny_config.evals, tiny_config.eval_every = ('held_out',), 3
+    results = train(tiny_config, tmp_path)
+    assert list(results) == RESULT_KEYS
+    assert {results[k] for k in results if k.startswith('masked/')} == {None}
+    assert not any('masked/' in k for r in read_metrics(tmp_path / 'metrics.jsonl') for k in r)
+    out = capsys.readouterr().out
+    assert 'scored at step 3: val_loss' in out
+    assert 'masked/' not in out
+    assert load_clip(tmp_path, masking='trained').image_size == 32
+    assert 'masks nothing' in capsys.readouterr().out
 
 
 def test_another_config_in_the_folder_is_refused(whole_run):

@@ -1,6 +1,6 @@
 """What a run scores while it trains: held-out pairs and the tasks of config.evals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -63,7 +63,9 @@ def task_scorer(config: ConfigDict, embedder: Embedder) -> Callable[[Any], dict[
     return score
 
 
-def scores_line(step: int, scores: dict[str, float]) -> str:
-    """One console line: a figure or two for each task."""
-    shown = [f'{k} {v:.3f}' for k, v in scores.items() if k.split('/')[-1] in SHOWN]
+def scores_line(step: int, scores: Mapping[str, float | None]) -> str:
+    """One console line: a figure or two for each task; scores that are None are left out."""
+    shown = [
+        f'{k} {v:.3f}' for k, v in scores.items() if k.split('/')[-1] in SHOWN and v is not None
+    ]
     return f'  scored at step {step}: {", ".join(shown)}'

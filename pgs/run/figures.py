@@ -10,6 +10,8 @@ from einops import rearrange, repeat
 from etils import epath
 from matplotlib.figure import Figure
 
+from pgs.run.held_out import MASKED
+
 MASKED_GREY = 235
 
 matplotlib.rcParams['font.size'] = 9
@@ -65,6 +67,8 @@ def masks_figure(
 def curves_figure(records: list[dict]) -> Figure:
     """Loss, held-out recall, masked fraction and learning rate over the steps.
 
+    The recall at 5 of masked images is drawn too, where it was scored.
+
     Args:
       records: lines of metrics.jsonl; training lines have 'loss', evaluations 'eval/...'.
     """
@@ -82,16 +86,15 @@ def curves_figure(records: list[dict]) -> Figure:
         axis.set_title(title)
     recall = axes[0, 1]
     recall.set_title('held-out recall')
-    for k, style in ((1, '-'), (5, '--')):
-        for name in ('text', 'image'):
-            key = f'{name}_recall@{k}'
-            recall.plot(
-                [r['step'] for r in scored],
-                [r[f'eval/{key}'] for r in scored],
-                style,
-                marker='o',
-                label=key,
-            )
+    for style, name in (
+        ('-', '{}_recall@1'),
+        ('--', '{}_recall@5'),
+        ('-.', MASKED + '{}_recall@5'),
+    ):
+        for key in (name.format('text'), name.format('image')):
+            points = [(r['step'], r[f'eval/{key}']) for r in scored if f'eval/{key}' in r]
+            if points:
+                recall.plot(*zip(*points, strict=True), style, marker='o', label=key)
     if scored:
         recall.axhline(scored[-1]['eval/chance@5'], color='0.5', lw=1, ls=':', label='chance@5')
         recall.legend(fontsize=7)

@@ -1,4 +1,7 @@
-"""Scores on the held-out pairs of the training data: loss and recall of the validation split."""
+"""Scores on the held-out pairs of the training data: loss and recall of the validation split.
+
+They are computed for whole images and, where the run's strategy masks any, for masked ones.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,28 +15,27 @@ from pgs.evaluate import retrieval
 from pgs.inference.embedding import Embedder
 from pgs.utils.console import progress_bar
 
-SCORE_NAMES = (
-    'val_loss',
-    'text_recall@1',
-    'text_recall@5',
-    'image_recall@1',
-    'image_recall@5',
-    'chance@1',
-    'chance@5',
-    'n_eval',
-)
+MODEL_SCORES = ('val_loss', 'text_recall@1', 'text_recall@5', 'image_recall@1', 'image_recall@5')
+SCORE_NAMES = (*MODEL_SCORES, 'chance@1', 'chance@5', 'n_eval')
+MASKED = 'masked/'  # precedes the names of the scores on masked images
+MASKED_NAMES = tuple(MASKED + name for name in MODEL_SCORES)
 Scores = dict[str, Any]  # name -> float, or None where there is nothing to score
 
 
-def held_out_scorer(embedder: Embedder, source: Records | None) -> Callable[[Any], Scores]:
+def held_out_scorer(
+    embedder: Embedder, source: Records | None, masked_embedder: Embedder | None = None
+) -> Callable[[Any], Scores]:
     """A function params -> scores of a source of pairs, as retrieval.pair_scores gives them.
 
     Args:
       embedder: of the run's model and mesh, without parameters.
       source: None where the data set has no validation split; every score is then None.
+      masked_embedder: the same with the run's mask; None where it masks nothing, and MASKED_NAMES
+        are then None.
     """
     if source is None:
-        return lambda params: dict.fromkeys(SCORE_NAMES)
+        return lambda params: dict.fromkeys(SCORE_NAMES + MASKED_NAMES)
+    embedders = [embedder] if masked_embedder is None else [embedder, masked_embedder]
 
     def samples() -> Iterator[tuple[str, bytes, str]]:
         for index in range(len(source)):
@@ -41,16 +43,18 @@ def held_out_scorer(embedder: Embedder, source: Records | None) -> Callable[[Any
             yield source.location(index), record['image'], captions_of(record)[0]
 
     def score(params: Any) -> Scores:
-        with_params = embedder.with_params(params)
+        whole, *masked = (e.with_params(params) for e in embedders)
         bar = progress_bar(samples(), 'Scoring held-out pairs', ' pairs', len(source))
         features = [
-            (with_params.images(images), with_params.texts(captions))
+            (whole.texts(captions), whole.images(images), *(m.images(images) for m in masked))
             for images, captions in image_batches(
                 bar, image_size=embedder.image_size, batch_size=embedder.batch_size
             )
         ]
-        images_NxE, texts_NxE = (np.concatenate(side) for side in zip(*features, strict=True))
+        texts_NxE, *images_NxE = (np.concatenate(side) for side in zip(*features, strict=True))
         scale = float(jnp.exp(params['logit_scale']))
-        return retrieval.pair_scores(images_NxE, texts_NxE, scale)
+        scores, *of_masks = (retrieval.pair_scores(i, texts_NxE, scale) for i in images_NxE)
+        of_mask = of_masks[0] if of_masks else {}
+        return scores | {name: of_mask.get(name.removeprefix(MASKED)) for name in MASKED_NAMES}
 
     return score

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from input_pipeline.sources import Records
 from pgs.models import CLIP
 from pgs.run import figures
-from pgs.run.held_out import SCORE_NAMES, Scores
+from pgs.run.held_out import MASKED, MASKED_NAMES, SCORE_NAMES, Scores
 from pgs.run.masks import draw_masks, measure_retention
 from pgs.run.metrics import read_metrics
 from pgs.utils.files import write_json
@@ -49,7 +49,7 @@ def finish(
         'loss': last['loss'],
         'pairs_per_second': rate,
         'mask_ratio_mean': float(np.mean([r['mask_ratio'] for r in trained])),
-        **{name: scores[name] for name in SCORE_NAMES},
+        **{name: scores[name] for name in SCORE_NAMES + MASKED_NAMES},
         'object_retention': retention.share if retention else None,
         'object_retention_masked': retention.masked if retention else None,
     }
@@ -74,15 +74,24 @@ def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -
             f'{results["object_retention"]:.2f} (random mask: {1 - masked:.2f}).'
         )
     if results['n_eval']:
-        first = next((r for r in records if 'eval/chance@5' in r), {})
-        lines.append(f'Held out ({results["n_eval"]} pairs):    now   step 0   chance')
-        for k in (1, 5):
-            for direction in ('text', 'image'):
-                key = f'{direction}_recall@{k}'
-                before = first.get(f'eval/{key}', float('nan'))
-                lines.append(
-                    f'  {key:<17} {results[key]:>9.1%} {before:>8.1%} {results[f"chance@{k}"]:>8.1%}'
-                )
+        lines += held_out_lines(results, records)
     lines.append(f'Files in {workdir}: results.json, figures/masks.png, figures/curves.png,')
     lines.append('  metrics.jsonl, checkpoints/ (tensorboard --logdir reads the events there)')
     return '\n'.join(lines)
+
+
+def held_out_lines(results: dict[str, Any], records: list[dict]) -> list[str]:
+    """Recall of whole images, of masked ones where the run masks any, at step 0 and by chance."""
+    first = next((r for r in records if 'eval/chance@5' in r), {})
+    masked = results[f'{MASKED}val_loss'] is not None
+    headings = [*(['whole', 'masked'] if masked else ['now']), 'step 0', 'chance']
+    lines = [
+        f'Held out ({results["n_eval"]} pairs):'.ljust(23) + ''.join(map('{:>9}'.format, headings))
+    ]
+    for k in (1, 5):
+        for direction in ('text', 'image'):
+            key = f'{direction}_recall@{k}'
+            shares = [results[key], *([results[MASKED + key]] if masked else [])]
+            shares += [first.get(f'eval/{key}', float('nan')), results[f'chance@{k}']]
+            lines.append(f'  {key}'.ljust(23) + ''.join(map('{:>9.1%}'.format, shares)))
+    return lines

@@ -36,4 +36,11 @@ def test_curves():
     axes = curves_figure(train + scored).axes
     np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), [1.0, 0.5, 1 / 3])
     assert len(axes[1].lines) == 5
+    masked = {'step': 4, 'eval/chance@5': 0.1} | {f'eval/{k}': 0.2 for k in keys}
+    masked |= {f'eval/masked/{k}': 0.3 for k in keys[2:4]}
+    axes = curves_figure([*train, *scored, masked]).axes  # a log from before masked scores goes on
+    lines = {line.get_label(): line.get_xdata() for line in axes[1].lines}
+    assert len(lines) == 7
+    np.testing.assert_array_equal(lines['masked/text_recall@5'], [4])
+    np.testing.assert_array_equal(lines['text_recall@5'], [0, 3, 4])
     assert 'no validation' in curves_figure(train).axes[1].texts[0].get_text()
