@@ -129,11 +129,39 @@ def test_results_of_another_model_are_not_mixed(scored, small_data, tmp_path):
     assert 'not a results file' in refused(*arguments, f'--out={tmp_path / "x.json"}')
 
 
+def test_masks_are_recorded_and_not_mixed(scored, untrained_clip, small_data, tmp_path):
+    arguments = [
+        f'--checkpoint={untrained_clip}',
+        f'--data_root={small_data}',
+        '--tasks=linear_probe/digits',
+    ]
+    whole = json.loads(scored.read_text())
+    assert 'masking' not in whole
+    message = refused(*arguments, f'--out={scored}', '--masking=random')
+    assert 'with other masks of the images (--masking)' in message
+    out = tmp_path / 'results.json'
+    shutil.copytree(scored.with_suffix('.features'), out.with_suffix('.features'))
+    call(*arguments, f'--out={out}', '--masking=random')
+    masked = json.loads(out.read_text())
+    assert masked['masking'] == {'strategy': 'random', 'mask_ratio': 0.5}
+    assert masked['name'] == 'random (masked by random 0.5)'
+    probes = [results['tasks']['linear_probe/digits'] for results in (masked, whole)]
+    assert probes[0]['metrics'] != probes[1]['metrics']
+    caches = [path.name for path in out.with_suffix('.features').iterdir()]
+    assert len(caches) == 2 * len({name.split('-')[1] for name in caches})
+    assert 'with other masks' in refused(*arguments, f'--out={out}', '--masking=cluster')
+    assert 'with other masks' in refused(*arguments, f'--out={out}')
+    call(*arguments, f'--out={out}', '--masking=random')  # nothing is left to do
+    assert json.loads(out.read_text()) == masked
+
+
 def test_mistakes_get_one_line(untrained_clip, tmp_path):
     assert 'give --checkpoint' in refused('--tasks=paper')
     arguments = f'--checkpoint={untrained_clip}', f'--data_root={tmp_path}'
     assert 'did you mean classification' in refused(*arguments, '--tasks=clasification')
     assert 'did you mean zeroshot/food101?' in refused(*arguments, '--tasks=zeroshot/food11')
+    assert 'did you mean random?' in refused(*arguments, '--masking=randon')
+    assert 'needs the folder of a run' in refused(*arguments, '--masking=trained')
     out = tmp_path / 'r.json'
     message = refused(*arguments, '--tasks=zeroshot/food101', f'--out={out}')
     assert 'no task can run' in message
@@ -249,6 +277,7 @@ def test_a_set_of_tfds(untrained_clip, tmp_path):
 def test_a_row_is_named_after_its_checkpoint():
     assert results_file.row_name('runs/pgs-0.3/') == 'pgs-0.3'
     assert results_file.row_name('a/clip-pgs-0.3.pt') == 'clip-pgs-0.3'
+    assert results_file.row_name('a/b.pt', 'pgs 0.5') == 'b (masked by pgs 0.5)'
 
 
 def test_a_place_that_cannot_be_written_is_known_before_the_work(
