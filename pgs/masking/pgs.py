@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pgs.errors import UserError
 from pgs.masking.budget import apply_budget, bucket_sizes, check_budget
+from pgs.masking.canny import canny_scores
 from pgs.masking.edges import edge_scores
 from pgs.masking.selection import (
     PatchSelection,
@@ -22,6 +23,9 @@ from pgs.masking.selection import (
 )
 from pgs.masking.similarity import patch_similarity
 from pgs.masking.transport import balance, rescale
+
+EDGE_DETECTORS = {'sobel': edge_scores, 'canny': canny_scores}
+RUNS_OWN_PROGRESS = -1.0  # fixed_progress where it is not set
 
 
 class PgsSteps(NamedTuple):
@@ -51,6 +55,8 @@ def pgs_steps(
     threshold: float = 1.0,
     use_edges: bool = True,
     use_transport: bool = True,
+    edge_detector: str = 'sobel',
+    fixed_progress: float = RUNS_OWN_PROGRESS,
     budget_group: int = 16,
     long_share: float = 0.5,
 ) -> PgsSteps:
@@ -59,9 +65,13 @@ def pgs_steps(
     length = patch_embeddings.shape[1]
     fewest, most = masked_counts(length, min_ratio, max_ratio)
     check_pgs_options(candidate_ratio, epsilon, threshold)
+    check_ablation_options(edge_detector, fixed_progress)
     check_budget(budget_group, long_share)
 
-    edges_BxL = edge_scores(images, patch_size)
+    if fixed_progress != RUNS_OWN_PROGRESS:
+        progress = fixed_progress
+
+    edges_BxL = EDGE_DETECTORS[edge_detector](images, patch_size)
     beta = edge_weight if use_edges else 0.0
 
     # Generation: Gumbel top-k draws without replacement, in proportion to exp(-beta * E).
@@ -107,6 +117,20 @@ def check_pgs_options(candidate_ratio: float, epsilon: float, threshold: float) 
         raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
 
 
+def check_ablation_options(edge_detector: str, fixed_progress: float) -> None:
+    """Raises UserError for an unknown edge detector or a progress outside its range."""
+    if edge_detector not in EDGE_DETECTORS:
+        raise UserError(
+            f'masking.edge_detector={edge_detector!r} is unknown: take one of '
+            f'{", ".join(EDGE_DETECTORS)}'
+        )
+    if fixed_progress != RUNS_OWN_PROGRESS and not 0.0 <= fixed_progress <= 1.0:
+        raise UserError(
+            f'masking.fixed_progress={fixed_progress} must be from 0 to 1; '
+            f'{RUNS_OWN_PROGRESS:g} follows the run'
+        )
+
+
 @functools.wraps(pgs_steps, assigned=())  # takes over the signature, which names the options
 def pgs(*args, **options) -> PatchSelection:
     """Masks the patches that resemble a few chosen ones, and protects the edges of objects.
@@ -126,12 +150,15 @@ def pgs(*args, **options) -> PatchSelection:
       threshold: balanced similarity L * P above which two patches count as alike, > 0.
       use_edges: ED of the paper's ablation; False sets beta to 0.
       use_transport: OTN of the paper's ablation; False rescales by one scalar an image.
+      edge_detector: 'sobel', or 'canny' of the paper's ablation.
+      fixed_progress: used in place of `progress`, in [0, 1]; -1: off.
       budget_group: images that share a token budget, where min_ratio < max_ratio (budget.py).
       long_share: share of each group that may keep more patches than max_ratio leaves; 1 pads
         every image to the longest.
 
     Raises:
-      UserError: a ratio outside [0, 1), min_ratio above max_ratio, epsilon or threshold <= 0,
-        a budget group without images, or a long_share outside [0, 1].
+      UserError: a ratio outside [0, 1), min_ratio above max_ratio, epsilon or threshold <= 0, an
+        unknown edge_detector, a fixed_progress outside its range, a budget group without images,
+        or a long_share outside [0, 1].
     """
     return pgs_steps(*args, **options).selection

@@ -153,6 +153,17 @@ def test_transport_changes_the_mask(normalized_photos, embeddings):
     assert (on != off).any()
 
 
+@pytest.mark.parametrize('fixed', [0.0, 1.0])
+def test_a_fixed_progress_replaces_that_of_the_run(normalized_photos, embeddings, fixed):
+    def visible(progress, **options):
+        args = (jax.random.key(0), normalized_photos, embeddings, progress)
+        return visible_patches(jitted('pgs', **options)(*args), LENGTH)
+
+    for progress in (0.0, 0.5, 1.0):
+        np.testing.assert_array_equal(visible(progress, fixed_progress=fixed), visible(fixed))
+    assert (visible(0.0) != visible(1.0)).any()
+
+
 def test_no_gradient_flows_through_a_selection(normalized_photos, embeddings):
     def score(tokens):
         steps = pgs_steps(jax.random.key(0), normalized_photos, tokens, 0.5, patch_size=16)
@@ -205,6 +216,9 @@ def test_one_compilation_for_many_steps(normalized_photos, embeddings):
         ({'threshold': 0.0}, ['threshold=0.0']),
         ({'min_ratio': 0.999, 'max_ratio': 0.999}, ['leaves none']),
         ({'strategy': 'random', 'mask_ratio': 1.0}, ['mask_ratio=1.0']),
+        ({'edge_detector': 'prewitt'}, ["edge_detector='prewitt'", 'sobel, canny']),
+        ({'fixed_progress': 1.5}, ['fixed_progress=1.5', 'from 0 to 1; -1 follows the run']),
+        ({'fixed_progress': -0.5}, ['fixed_progress=-0.5']),
     ],
 )
 def test_bad_options_are_named(changes, words, normalized_photos, embeddings):
