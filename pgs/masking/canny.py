@@ -15,6 +15,7 @@ RADIUS = 4  # pixels, where the Gaussian is cut off
 # Of the Sobel magnitude, for luma in [0, 1]: the defaults of skimage.feature.canny.
 LOW_THRESHOLD = 0.1
 HIGH_THRESHOLD = 0.2
+CHAIN = 64  # pixels over which a weak edge is followed from a strong one
 
 
 def canny_scores(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
@@ -99,21 +100,19 @@ def local_maxima(magnitude: jax.Array, gradient_x: jax.Array, gradient_y: jax.Ar
 def connected(strong: jax.Array, weak: jax.Array) -> jax.Array:
     """Weak pixels that a chain of weak neighbours connects to a strong one, diagonals included.
 
-    The loop ends when no image gains a pixel; an image's result does not depend on the others.
+    The chain has at most CHAIN pixels: a loop of fixed length costs the same for every batch, and
+    pgs.compile can count it. The longest chain of the five photographs at 224 pixels has 39.
 
     Args:
       strong, weak: bool (B, H, W); every strong pixel is weak too.
     """
 
-    def grow(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        found, _ = carry
-        grown = found
+    def grow(_, found: jax.Array) -> jax.Array:
         for axis in (1, 2):
-            size = grown.shape[axis]
-            padded = jnp.pad(grown, [(1, 1) if a == axis else (0, 0) for a in range(3)])
+            size = found.shape[axis]
+            padded = jnp.pad(found, [(1, 1) if a == axis else (0, 0) for a in range(3)])
             before, after = (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
-            grown |= before | after
-        grown &= weak
-        return grown, (grown != found).any()
+            found |= before | after
+        return found & weak
 
-    return jax.lax.while_loop(lambda carry: carry[1], grow, (strong, strong.any()))[0]
+    return jax.lax.fori_loop(0, CHAIN, grow, strong)
