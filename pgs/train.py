@@ -99,7 +99,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
             log.close()
             raise Stopped(
                 f'stopped at step {int(state.step)} of {total}, checkpoint saved: '
-                f'the same command with --workdir={run.workdir} goes on'
+                f'the same command with --workdir={run.workdir} resumes it'
             )
 
     # --- Score ---

@@ -54,4 +54,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main, cli.config_parser(CONFIG, 'configs/vitb16_pgs.py'), verbosity=logging.ERROR)
+    cli.run(
+        main, cli.config_parser(CONFIG, str(cli.CONFIGS / 'vitb16_pgs.py')), verbosity=logging.ERROR
+    )

@@ -103,7 +103,7 @@ def draw_masks(
         try:
             select = make_select(model, masking, seed=config.seed, progress=1.0)
             selection = jax.device_get(select(params, images))
-        except Exception as error:  # whatever a strategy of one's own raises
+        except Exception as error:  # whatever another strategy raises
             reason = (str(error) or repr(error)).splitlines()[0]
             print_once(f'warning: strategy {name!r} is left out of {path.name}: {reason}')
             continue

@@ -1,13 +1,14 @@
 """The folder of a run: created, and checked against the run that it holds."""
 
 import json
+import os
 from typing import Any
 
 from etils import epath
 from flax.traverse_util import flatten_dict
 
 from pgs.errors import UserError
-from pgs.utils.files import write_json, writing
+from pgs.utils.files import absolute, write_json, writing
 
 # Keys that may change between a run and its resumption: they choose what is written and how the
 # work is distributed, not what is computed.
@@ -28,24 +29,25 @@ FREE_KEYS = {
 }
 
 
-def prepare(workdir: epath.Path, config: dict[str, Any]) -> None:
+def prepare(workdir: str | os.PathLike, config: dict[str, Any]) -> None:
     """Creates the folder, or checks that the run in it is this one, and writes config.json.
 
     Args:
-      workdir: full path of a new or empty folder, or of the folder of the same run.
+      workdir: a new or empty folder, or the folder of the same run.
       config: plain nested dict.
 
     Raises:
       UserError: a folder that cannot be written, or that holds the run of another config.
     """
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
-    path = workdir / 'config.json'
+    folder = absolute(workdir)
+    path = folder / 'config.json'
     if path.is_file():
         check_same_run(path, config)
-    elif (workdir / 'checkpoints').is_dir() and any((workdir / 'checkpoints').iterdir()):
-        raise UserError(f'{workdir} holds checkpoints but no config.json: give another --workdir')
-    with writing(f'--workdir={workdir}', 'make the path writable or give another one'):
-        workdir.mkdir(parents=True, exist_ok=True)
+    elif (folder / 'checkpoints').is_dir() and any((folder / 'checkpoints').iterdir()):
+        raise UserError(f'{folder} holds checkpoints but no config.json: give another --workdir')
+    with writing(f'--workdir={folder}', 'make the path writable or give another one'):
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(path, config)
 
 

@@ -102,7 +102,9 @@ def config_parser(config: flags.FlagHolder, default_file: str) -> Callable[[list
 
 def config_files() -> str:
     """The config files of this project, by comma."""
-    return ', '.join(f'configs/{p.name}' for p in sorted(CONFIGS.glob('[a-z]*.py')))
+    paths = sorted(CONFIGS.glob('[a-z]*.py'))
+    here = CONFIGS.parent == Path.cwd()
+    return ', '.join(f'configs/{p.name}' if here else str(p) for p in paths)
 
 
 def config_path(argv: list[str]) -> str | None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from configs import base
 from pgs.compile.flops import flops_of
@@ -127,7 +128,7 @@ def tower_lengths(strategy_changes) -> set[int]:
 
     def walk(jaxpr, in_layers):
         for equation in jaxpr.eqns:
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jaxprs_in_params(equation.params):
                 walk(inner, in_layers or equation.primitive.name == 'scan')
             for var in equation.outvars:
                 shape = getattr(var.aval, 'shape', ())

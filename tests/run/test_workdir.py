@@ -6,6 +6,7 @@ import pytest
 
 from pgs.errors import UserError
 from pgs.run import workdir
+from pgs.utils.files import absolute
 
 CONFIG = {'seed': 0, 'log_every': 10, 'data': {'name': 'x', 'scale': (0.9, 1.0)}}
 
@@ -25,9 +26,9 @@ def test_the_same_config_comes_back(tmp_path):
 
 def test_addresses_and_home_are_understood(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert str(workdir.absolute('gs://bucket/runs/a')) == 'gs://bucket/runs/a'
-    assert str(workdir.absolute('~/run')) == str(tmp_path / 'run')
-    assert workdir.absolute('run').is_absolute()
+    assert str(absolute('gs://bucket/runs/a')) == 'gs://bucket/runs/a'
+    assert str(absolute('~/run')) == str(tmp_path / 'run')
+    assert absolute('run').is_absolute()
 
 
 def test_another_config_is_refused_by_its_keys(tmp_path):
