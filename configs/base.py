@@ -104,6 +104,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking.use_edges = True  # pgs: ED of the paper's ablation
     config.masking.use_transport = True  # pgs: OTN of the paper's ablation
     config.masking.edge_detector = 'sobel'  # pgs: or 'canny' of the paper's ablation
+    config.masking.selection_noise = 0.0  # pgs: randomness of the selection, against starvation
     config.masking.fixed_progress = -1.0  # pgs: progress from 0 to 1 for all steps; -1: the run's
 
     # --- Text masking: captions with too many tokens, in training only (docs/data.md) ---

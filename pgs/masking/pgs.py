@@ -25,6 +25,7 @@ from pgs.masking.similarity import patch_similarity
 from pgs.masking.transport import balance, rescale
 
 EDGE_DETECTORS = {'sobel': edge_scores, 'canny': canny_scores}
+SELECTION_STREAM = 2  # folded into an image's key; 1 is taken by whole_images.py
 RUNS_OWN_PROGRESS = -1.0  # fixed_progress where it is not set
 
 
@@ -57,6 +58,7 @@ def pgs_steps(
     use_transport: bool = True,
     edge_detector: str = 'sobel',
     fixed_progress: float = RUNS_OWN_PROGRESS,
+    selection_noise: float = 0.0,
     budget_group: int = 16,
     long_share: float = 0.5,
 ) -> PgsSteps:
@@ -64,7 +66,7 @@ def pgs_steps(
     images, patch_embeddings, progress = jax.lax.stop_gradient((images, patch_embeddings, progress))
     length = patch_embeddings.shape[1]
     fewest, most = masked_counts(length, min_ratio, max_ratio)
-    check_pgs_options(candidate_ratio, epsilon, threshold)
+    check_pgs_options(candidate_ratio, epsilon, threshold, selection_noise)
     check_ablation_options(edge_detector, fixed_progress)
     check_budget(budget_group, long_share)
 
@@ -88,6 +90,8 @@ def pgs_steps(
     # Selection: candidates first, then the patches most like them that show the weakest edges.
     is_candidate_BxL = (candidates_BxC[:, :, None] == jnp.arange(length)).any(axis=1)
     score_BxL = jnp.where(is_candidate_BxL, jnp.inf, log_affinity_BxL - beta * edges_BxL)
+    if selection_noise > 0.0:
+        score_BxL += selection_noise * second_gumbel(rng, *edges_BxL.shape)
     alike_B = (log_affinity_BxL > math.log(threshold)).sum(axis=-1)
     wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
     buckets = None
@@ -108,13 +112,26 @@ def pgs_steps(
     )
 
 
-def check_pgs_options(candidate_ratio: float, epsilon: float, threshold: float) -> None:
+def second_gumbel(rng: jax.Array, batch: int, length: int) -> jax.Array:
+    """Gumbel noise (batch, length), independent of that which draws the candidates."""
+    keys_B = rng if rng.ndim else jax.random.split(rng, batch)
+    other_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, SELECTION_STREAM)
+    return draw(jax.random.gumbel, other_B, batch, length)
+
+
+def check_pgs_options(
+    candidate_ratio: float, epsilon: float, threshold: float, selection_noise: float
+) -> None:
     """Raises UserError for an option outside its range."""
     check_ratio('candidate_ratio', candidate_ratio)
     if epsilon <= 0.0:
         raise UserError(f'masking.epsilon={epsilon} must be above 0; the default is 0.1')
     if threshold <= 0.0:
         raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
+    if selection_noise < 0.0:
+        raise UserError(
+            f'masking.selection_noise={selection_noise} must be at least 0; 0 is the default, off'
+        )
 
 
 def check_ablation_options(edge_detector: str, fixed_progress: float) -> None:
@@ -152,13 +169,15 @@ def pgs(*args, **options) -> PatchSelection:
       use_transport: OTN of the paper's ablation; False rescales by one scalar an image.
       edge_detector: 'sobel', or 'canny' of the paper's ablation.
       fixed_progress: used in place of `progress`, in [0, 1]; -1: off.
+      selection_noise: scale of Gumbel noise on the scores of the selection, >= 0. With 1, patches
+        are drawn in proportion to L * P * exp(-beta * E), so that fewer are hidden in every draw.
       budget_group: images that share a token budget, where min_ratio < max_ratio (budget.py).
       long_share: share of each group that may keep more patches than max_ratio leaves; 1 pads
         every image to the longest.
 
     Raises:
       UserError: a ratio outside [0, 1), min_ratio above max_ratio, epsilon or threshold <= 0, an
-        unknown edge_detector, a fixed_progress outside its range, a budget group without images,
-        or a long_share outside [0, 1].
+        unknown edge_detector, a fixed_progress outside its range, selection_noise below 0, a budget
+        group without images, or a long_share outside [0, 1].
     """
     return pgs_steps(*args, **options).selection

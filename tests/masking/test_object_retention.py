@@ -37,6 +37,8 @@ def test_pgs_keeps_the_object_where_random_keeps_half(objects):
     print(f'object retention at one half masked: PGS-0.5 {pgs:.3f}, random {random:.3f}')
     assert pgs >= 0.72
     assert random == pytest.approx(0.5, abs=0.01)
+    # Noise against starvation costs little of it.
+    assert retention(objects, 'pgs', min_ratio=0.5, selection_noise=0.5) > pgs - 0.01
     # Each of the two parts of the method counts.
     assert retention(objects, 'pgs', min_ratio=0.5, use_edges=False) < pgs - 0.05
 

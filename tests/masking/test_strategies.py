@@ -153,6 +153,29 @@ def test_transport_changes_the_mask(normalized_photos, embeddings):
     assert (on != off).any()
 
 
+def test_selection_noise_changes_which_patches_are_masked_and_not_how_many(
+    normalized_photos, embeddings
+):
+    args = (jax.random.key(0), normalized_photos, embeddings, 0.0)
+    plain, noisy = (
+        jax.jit(functools.partial(pgs_steps, patch_size=16, selection_noise=scale))(*args)
+        for scale in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(plain.candidates_BxC, noisy.candidates_BxC)
+    np.testing.assert_array_equal(plain.masked_B, noisy.masked_B)
+    seen, noisy_seen = (visible_patches(s.selection, LENGTH) for s in (plain, noisy))
+    assert (seen != noisy_seen).any(axis=1).all()
+    assert (seen == noisy_seen).mean() > 0.6
+    candidates = np.asarray(noisy.candidates_BxC)
+    assert not np.take_along_axis(noisy_seen, candidates, axis=1).any()
+    # An image's noise depends on its own key only, as its candidates do.
+    keys = jax.random.split(args[0], 5)
+    alone = jitted('pgs', selection_noise=1.0, long_share=1.0)
+    every = visible_patches(alone(keys, *args[1:]), LENGTH)
+    one = visible_patches(alone(keys[3:4], *(a[3:4] for a in args[1:3]), 0.0), LENGTH)
+    np.testing.assert_array_equal(every[3:4], one)
+
+
 @pytest.mark.parametrize('fixed', [0.0, 1.0])
 def test_a_fixed_progress_replaces_that_of_the_run(normalized_photos, embeddings, fixed):
     def visible(progress, **options):
@@ -216,6 +239,7 @@ def test_one_compilation_for_many_steps(normalized_photos, embeddings):
         ({'threshold': 0.0}, ['threshold=0.0']),
         ({'min_ratio': 0.999, 'max_ratio': 0.999}, ['leaves none']),
         ({'strategy': 'random', 'mask_ratio': 1.0}, ['mask_ratio=1.0']),
+        ({'selection_noise': -0.1}, ['selection_noise=-0.1', 'at least 0']),
         ({'edge_detector': 'prewitt'}, ["edge_detector='prewitt'", 'sobel, canny']),
         ({'fixed_progress': 1.5}, ['fixed_progress=1.5', 'from 0 to 1; -1 follows the run']),
         ({'fixed_progress': -0.5}, ['fixed_progress=-0.5']),
