@@ -50,12 +50,15 @@ def test_recipe(name, args):
     assert config.optimizer.to_dict() == {
         'peak_learning_rate': 1e-3,
         'warmup_steps': 10_000,
+        'tail_learning_rate': 0.0,
+        'tail_warmup_steps': 0,
         'beta1': 0.9,
         'beta2': 0.98,
         'epsilon': 1e-6,
         'weight_decay': 0.2,
         'mu_dtype': 'float32',
     }
+    assert (config.masking.until, config.masking.whole_share) == (1.0, 0.0)
     check_config(config, devices=1, platform='cpu')
 
 

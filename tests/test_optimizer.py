@@ -55,3 +55,21 @@ def test_a_run_shorter_than_its_warmup_follows_the_warmup():
     schedule = build_schedule(base.get_config().optimizer, 2)
     long = build_schedule(base.get_config().optimizer, 85_696)
     assert [float(schedule(s)) for s in range(3)] == [float(long(s)) for s in range(3)]
+
+
+def test_a_tail_warms_up_again():
+    """Two cosines: 0 where the unmasked end begins, its own peak after its warm-up, 0 at the end."""
+    optimizer = base.get_config().optimizer
+    optimizer.update(peak_learning_rate=1.0, warmup_steps=10)
+    plain = build_schedule(optimizer, 100)
+    assert [float(plain(s)) for s in (5, 80)] == [
+        float(build_schedule(optimizer, 100, tail_start=80)(s)) for s in (5, 80)
+    ]  # without a tail rate the schedule goes on
+    optimizer.update(tail_learning_rate=0.5, tail_warmup_steps=5)
+    schedule = build_schedule(optimizer, 100, tail_start=80)
+    found = [float(schedule(s)) for s in (10, 45, 79, 80, 85, 99)]
+    cosine = 0.5 * (1 + np.cos(np.pi * 0.5))
+    np.testing.assert_allclose(found[:2], [1.0, cosine], atol=1e-6)
+    assert found[2] < 0.001
+    np.testing.assert_allclose(found[3:5], [0.1, 0.5], atol=1e-6)
+    assert found[5] < 0.02

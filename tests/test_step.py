@@ -87,6 +87,18 @@ def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsd
     assert moments.sharding == kernel.sharding
 
 
+def test_whole_images_are_the_same_on_any_mesh(tiny_config):
+    tiny_config.masking.update(whole_share=0.25, budget_group=4)
+    one = run(tiny_config, one_device_mesh(16), count=2)
+    assert one[1][0]['mask_ratio'] < 0.4  # a quarter of the images is not masked
+    assert_same(
+        one,
+        run(
+            tiny_config, sharding.make_mesh({'data': 2, 'fsdp': 2}, 16, jax.devices()[:4]), count=2
+        ),
+    )
+
+
 @pytest.mark.parametrize(('count', 'data', 'fsdp'), [(4, 1, 1), (2, 2, 2)])
 def test_microbatches_compute_what_the_whole_batch_does(tiny_config, count, data, fsdp):
     """The masks too: an image's draw does not hang on its microbatch, nor its group's budget."""

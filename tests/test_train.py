@@ -160,6 +160,33 @@ def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
     assert comparable(tmp_path / 'stopped') == comparable(workdir)
 
 
+def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, capsys):
+    """The run changes its program between steps 3 and 4; it stops before and after that."""
+    tiny_config.masking.until = 0.5
+    tiny_config.optimizer.update(tail_learning_rate=5e-4, tail_warmup_steps=1)
+    train(tiny_config, tmp_path / 'whole')
+    assert 'From step 4 on images are whole' in capsys.readouterr().out
+    expected = comparable(tmp_path / 'whole')
+    masked = [r['mask_ratio'] for r in expected if 'loss' in r]
+    assert all(0.3 <= ratio <= 0.5 for ratio in masked[:3])
+    assert masked[3:] == [0.0] * 3
+
+    real_save = train_module.checkpoint.save
+
+    def interrupt(manager, step, state):
+        if step in (2, 4):  # the runs stop after steps 3 and 5
+            signal.raise_signal(signal.SIGTERM)
+        real_save(manager, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.checkpoint, 'save', interrupt)
+        for stopped in (3, 5):
+            with pytest.raises(Stopped, match=f'step {stopped} of 6'):
+                train(tiny_config, tmp_path / 'broken')
+    train(tiny_config, tmp_path / 'broken')
+    assert comparable(tmp_path / 'broken') == expected
+
+
 def test_a_finished_run_is_scored_again_not_trained(whole_run, capsys):
     config, workdir, results = whole_run
     before = comparable(workdir)
@@ -221,6 +248,11 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('optimizer.mu_dtype', 'int8', "mu_dtype='int8'"),
         ('masking.long_share', 1.5, 'long_share=1.5'),
         ('masking.budget_group', 0, 'budget_group=0'),
+        ('masking.until', 1.5, 'masking.until=1.5 must be from 0 to 1'),
+        ('masking.until', -0.1, 'masking.until=-0.1'),
+        ('masking.whole_share', 2.0, 'whole_share=2.0 must be from 0 to 1'),
+        ('masking.whole_share', 0.01, 'whole_share=0.01 is no image of a group of 16'),
+        ('optimizer.tail_learning_rate', -1.0, 'tail_learning_rate=-1.0'),
         ('batch_size', 0, 'batch_size=0'),
         ('total_steps', 0, 'total_steps=0'),
         ('log_every', 0, 'log_every=0'),

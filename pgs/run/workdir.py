@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from configs import base
 from pgs.errors import UserError
 from pgs.utils.files import absolute, write_json, writing
 
@@ -54,12 +55,15 @@ def prepare(workdir: str | os.PathLike, config: dict[str, Any]) -> None:
 def check_same_run(path: epath.Path, config: dict[str, Any]) -> None:
     """Raises UserError where config.json describes another run than `config`."""
     try:
-        before = json.loads(path.read_text())
+        written = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f'cannot read {path}: {error}; give another --workdir') from error
-    if not isinstance(before, dict):
+    if not isinstance(written, dict):
         raise UserError(f'cannot read {path}: it is not a config; give another --workdir')
-    before, now = flatten_dict(before, sep='.'), flatten_dict(config, sep='.')
+    written, now = flatten_dict(written, sep='.'), flatten_dict(config, sep='.')
+    # A key that is newer than the run had its default in effect: a default changes nothing.
+    defaults = flatten_dict(json.loads(json.dumps(base.get_config().to_dict())), sep='.')
+    before = {key: defaults[key] for key in now.keys() & defaults.keys()} | written
     absent = '(none)'
     differing = [
         f'config.{key}: {before.get(key, absent)} there, {now.get(key, absent)} here'

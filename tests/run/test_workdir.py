@@ -1,9 +1,11 @@
 """The folder of a run: whose it is, and what is refused."""
 
+import copy
 import json
 
 import pytest
 
+from configs import base
 from pgs.errors import UserError
 from pgs.run import workdir
 from pgs.utils.files import absolute
@@ -64,3 +66,15 @@ def test_a_broken_config_file_is_named(tmp_path):
     (tmp_path / 'config.json').write_text('{"seed"')
     with pytest.raises(UserError, match=r'cannot read .*config\.json'):
         workdir.prepare(tmp_path, CONFIG)
+
+
+def test_a_key_that_is_newer_than_the_run_may_have_its_default_only(tmp_path):
+    config = base.get_config().to_dict()
+    older = copy.deepcopy(config)
+    del older['masking']['until'], older['optimizer']['tail_warmup_steps']
+    workdir.prepare(tmp_path, older)
+    workdir.prepare(tmp_path, config)
+    (tmp_path / 'config.json').write_text(json.dumps(older))
+    config['masking']['until'] = 0.9
+    with pytest.raises(UserError, match=r'config\.masking\.until: 1\.0 there, 0\.9 here'):
+        workdir.prepare(tmp_path, config)
