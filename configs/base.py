@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Evaluation, in addition to held-out pairs at start and end ---
     config.evals = ()  # 'held_out', and tasks of pgs.evaluate: ('zeroshot/imagenet1k',)
+    config.eval_masked = False  # score held-out pairs on masked images as well
     config.eval_every = 0  # steps; 0: only at the end
     config.eval_data_root = '~/clip_benchmark'  # evaluation sets (docs/evaluation.md)
 

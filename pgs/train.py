@@ -124,7 +124,7 @@ def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
     job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
-    mask = scoring_mask(config.masking, job.model.image)
+    mask = scoring_mask(config.masking, job.model.image) if config.eval_masked else None
     masked = make_embedder(job.model, mesh, EVAL_BATCH, mask) if mask else None
     held_out = held_out_scorer(embedder, data.held_out, masked)
     scorers = Scorers(held_out, task_scorer(config, embedder))

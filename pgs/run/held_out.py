@@ -1,6 +1,6 @@
 """Scores on the held-out pairs of the training data: loss and recall of the validation split.
 
-They are computed for whole images and, where the run's strategy masks any, for masked ones.
+They are computed for whole images and, with config.eval_masked, for masked ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +30,10 @@ def held_out_scorer(
     Args:
       embedder: of the run's model and mesh, without parameters.
       source: None where the data set has no validation split; every score is then None.
-      masked_embedder: the same with the run's mask; None where it masks nothing, and MASKED_NAMES
-        are then None.
+      masked_embedder: the same with the run's mask; without it there are no scores MASKED_NAMES.
     """
     if source is None:
-        return lambda params: dict.fromkeys(SCORE_NAMES + MASKED_NAMES)
+        return lambda params: dict.fromkeys(SCORE_NAMES)
     embedders = [embedder] if masked_embedder is None else [embedder, masked_embedder]
 
     def samples() -> Iterator[tuple[str, bytes, str]]:
@@ -54,7 +53,8 @@ def held_out_scorer(
         texts_NxE, *images_NxE = (np.concatenate(side) for side in zip(*features, strict=True))
         scale = float(jnp.exp(params['logit_scale']))
         scores, *of_masks = (retrieval.pair_scores(i, texts_NxE, scale) for i in images_NxE)
-        of_mask = of_masks[0] if of_masks else {}
-        return scores | {name: of_mask.get(name.removeprefix(MASKED)) for name in MASKED_NAMES}
+        for of_mask in of_masks:
+            scores |= {name: of_mask[name.removeprefix(MASKED)] for name in MASKED_NAMES}
+        return scores
 
     return score

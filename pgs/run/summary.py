@@ -49,7 +49,8 @@ def finish(
         'loss': last['loss'],
         'pairs_per_second': rate,
         'mask_ratio_mean': float(np.mean([r['mask_ratio'] for r in trained])),
-        **{name: scores[name] for name in SCORE_NAMES + MASKED_NAMES},
+        **{name: scores[name] for name in SCORE_NAMES},
+        **{name: scores[name] for name in MASKED_NAMES if name in scores},
         'object_retention': retention.share if retention else None,
         'object_retention_masked': retention.masked if retention else None,
     }
@@ -81,9 +82,9 @@ def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -
 
 
 def held_out_lines(results: dict[str, Any], records: list[dict]) -> list[str]:
-    """Recall of whole images, of masked ones where the run masks any, at step 0 and by chance."""
+    """Recall of whole images, of masked ones if they were scored, at step 0 and by chance."""
     first = next((r for r in records if 'eval/chance@5' in r), {})
-    masked = results[f'{MASKED}val_loss'] is not None
+    masked = f'{MASKED}val_loss' in results
     headings = [*(['whole', 'masked'] if masked else ['now']), 'step 0', 'chance']
     lines = [
         f'Held out ({results["n_eval"]} pairs):'.ljust(23) + ''.join(map('{:>9}'.format, headings))

@@ -22,6 +22,7 @@ FREE_KEYS = {
     'data.cache_dir',
     'evals',
     'eval_every',
+    'eval_masked',
     'eval_data_root',
     'mesh.data',
     'mesh.fsdp',
