@@ -90,8 +90,8 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
       (rng, images, patch_embeddings, progress) -> PatchSelection.
 
     Raises:
-      UserError: an unknown strategy, a key that is no strategy's option, or a value of the wrong
-        type.
+      UserError: an unknown strategy, an option without a default, a key that is no strategy's
+        option, or a value of the wrong type.
     """
     strategy = find_strategy(masking[SELECTOR])
     known = {name for function in strategies().values() for name in options_of(function)}
@@ -104,6 +104,10 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
                 f'known are {", ".join(sorted(known))}'
             )
     defaults = options_of(strategy)
+    if without := [name for name, value in defaults.items() if value is inspect.Parameter.empty]:
+        raise UserError(
+            f'strategy {masking[SELECTOR]!r}: its option {without[0]} needs a default in the signature'
+        )
     options = {name: masking[name] for name in defaults if name in masking}
     for name, value in options.items():
         check_option(name, value, defaults[name])

@@ -60,6 +60,15 @@ def test_mistakes_in_the_config_are_named(changes, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_an_option_without_a_default_is_named(monkeypatch):
+    def bare(rng, images, patch_embeddings, progress, *, patch_size, strength: float):
+        raise AssertionError('must not be called')
+
+    monkeypatch.setattr('pgs.masking.strategies.strategies', lambda: {'bare': bare})
+    with pytest.raises(UserError, match=r"strategy 'bare': its option strength needs a default"):
+        configured({'strategy': 'bare', 'strength': 0.5}, 8)
+
+
 def test_whole_numbers_are_fractions_too():
     assert configured(default_masking(min_ratio=0), 16).keywords['min_ratio'] == 0
 
