@@ -26,7 +26,7 @@ from input_pipeline.images import resize_array
 from input_pipeline.photographs import full_size
 from pgs.convert import load_model
 from pgs.errors import UserError
-from pgs.masking import PatchSelection, configured, strategies
+from pgs.masking import PatchSelection, configured, known_strategies
 from pgs.masking.starvation import RARELY, seen_share, starved_share
 from pgs.masking.strategies import SELECTOR, label, options_of, selection_shape
 from pgs.models import CLIP, build_model, normalize_images
@@ -107,8 +107,8 @@ def measure(model: CLIP, params: Any, sets: dict[str, np.ndarray], draws: int) -
     images = {name: normalize_images(pixels) for name, pixels in sets.items()}
     embeddings = {name: patch_embeddings(model, params, i) for name, i in images.items()}
     seen: Seen = {}
-    variants = [(name, {}) for name in strategies()]
-    variants += [(n, {NOISE: 0.5}) for n, s in strategies().items() if NOISE in options_of(s)]
+    variants = [(name, {}) for name in known_strategies()]
+    variants += [(n, {NOISE: 0.5}) for n, s in known_strategies().items() if NOISE in options_of(s)]
     for name, options in variants:
         masking = dict(base.get_config().masking) | {SELECTOR: name} | options
         try:

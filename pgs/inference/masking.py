@@ -21,10 +21,10 @@ from pgs.masking.strategies import (
     check_output,
     configured,
     find_strategy,
+    known_strategies,
     label,
     options_of,
     selection_shape,
-    strategies,
 )
 from pgs.models.clip import CLIP
 from pgs.models.image_tower import ImageTowerSettings
@@ -97,7 +97,7 @@ def find_mask(masking: str, checkpoint: str | os.PathLike, model: CLIP) -> Scori
     """
     if masking == WHOLE:
         return None
-    known = (WHOLE, TRAINED, *sorted(strategies().keys() - {WHOLE}))
+    known = (WHOLE, TRAINED, *sorted(known_strategies().keys() - {WHOLE}))
     if masking not in known:
         near = difflib.get_close_matches(masking, known, n=1)
         hint = f'did you mean {near[0]}? ' if near else ''

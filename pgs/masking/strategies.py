@@ -40,7 +40,7 @@ RUN_KEYS = {
 
 
 @functools.cache  # at the first call and not at import, so that a strategy may import this module
-def strategies() -> dict[str, Callable[..., PatchSelection]]:
+def known_strategies() -> dict[str, Callable[..., PatchSelection]]:
     """Name -> function, of every module in this folder that holds a function of its own name."""
     found = {}
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
@@ -67,14 +67,14 @@ def find_strategy(name: str) -> Callable[..., PatchSelection]:
     Raises:
       UserError: an unknown name; the nearest known one is named.
     """
-    if name not in strategies():
-        near = difflib.get_close_matches(str(name), strategies(), n=1)
+    if name not in known_strategies():
+        near = difflib.get_close_matches(str(name), known_strategies(), n=1)
         hint = f'did you mean {near[0]!r}? ' if near else ''
         raise UserError(
-            f'masking.strategy={name!r} is unknown: {hint}known are {", ".join(strategies())}; '
+            f'masking.strategy={name!r} is unknown: {hint}known are {", ".join(known_strategies())}; '
             f'a new one is a file pgs/masking/{name}.py with a function {name}'
         )
-    return strategies()[name]
+    return known_strategies()[name]
 
 
 def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial[PatchSelection]:
@@ -94,7 +94,7 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
         option, or a value of the wrong type.
     """
     strategy = find_strategy(masking[SELECTOR])
-    known = {name for function in strategies().values() for name in options_of(function)}
+    known = {name for function in known_strategies().values() for name in options_of(function)}
     for key in masking:
         if key not in known | RUN_KEYS | {SELECTOR}:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from input_pipeline import images as image_ops
 from input_pipeline import openmoji
 from input_pipeline.sources import Records, captions_of
-from pgs.masking import configured, object_retention, strategies
+from pgs.masking import configured, known_strategies, object_retention
 from pgs.masking.edges import edge_scores
 from pgs.masking.selection import PatchSelection, mask_ratio, visible_patches
 from pgs.models import CLIP, normalize_images
@@ -98,7 +98,7 @@ def draw_masks(
     captions = [captions_of(r)[0] for r in records]
     captions += [f'{name}, over a photograph' for name in names]
     visible = {}
-    for name in strategies():
+    for name in known_strategies():
         masking = dict(config.masking) | {'strategy': name}
         try:
             select = make_select(model, masking, seed=config.seed, progress=1.0)

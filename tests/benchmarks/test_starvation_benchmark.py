@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from test_benchmarks import load
 
-from pgs.masking import strategies
+from pgs.masking import known_strategies
 
 
 def test_sets_and_paper_model():
@@ -31,7 +31,7 @@ def test_table_and_files_of_a_checkpoint(untrained_clip, tmp_path, capsys):
     sets, seen = starvation.measure_all(str(untrained_clip), None, count=2, draws=3)
     rows = [name.rsplit(', ', 1) for name in seen]
     assert {kind for _, kind in rows} == {'untrained', 'trained'}
-    assert {row.split()[0] for row, _ in rows} == set(strategies())
+    assert {row.split()[0] for row, _ in rows} == set(known_strategies())
     for by_set in seen.values():
         assert all(values.shape == (2, 16) for values in by_set.values())
     pgs = [by_set for name, by_set in seen.items() if name.startswith('pgs')]

@@ -14,11 +14,11 @@ from pgs.errors import UserError
 from pgs.inference import embed_images, load_clip
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import find_mask, run_masking, scoring_mask
-from pgs.masking import configured, strategies
+from pgs.masking import configured, known_strategies
 from pgs.masking.selection import visible_patches
 from pgs.models.clip import CLIP, normalize_images
 
-MASKING = [name for name in strategies() if name != 'none']
+MASKING = [name for name in known_strategies() if name != 'none']
 
 
 @pytest.fixture(scope='module')

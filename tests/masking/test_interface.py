@@ -15,7 +15,7 @@ import pytest
 
 from configs import base
 from pgs.errors import UserError
-from pgs.masking import PatchSelection, configured, strategies
+from pgs.masking import PatchSelection, configured, known_strategies
 from pgs.masking.strategies import check_output, label, options_of, selection_shape
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,8 @@ def default_masking(**changes):
 
 
 def test_every_strategy_is_found():
-    assert {'none', 'random', 'gaussian', 'cluster', 'pgs'} <= set(strategies())
-    assert all(name == function.__name__ for name, function in strategies().items())
+    assert {'none', 'random', 'gaussian', 'cluster', 'pgs'} <= set(known_strategies())
+    assert all(name == function.__name__ for name, function in known_strategies().items())
 
 
 def test_an_option_that_the_config_does_not_name_takes_the_default_of_the_signature():
@@ -64,7 +64,7 @@ def test_an_option_without_a_default_is_named(monkeypatch):
     def bare(rng, images, patch_embeddings, progress, *, patch_size, strength: float):
         raise AssertionError('must not be called')
 
-    monkeypatch.setattr('pgs.masking.strategies.strategies', lambda: {'bare': bare})
+    monkeypatch.setattr('pgs.masking.strategies.known_strategies', lambda: {'bare': bare})
     with pytest.raises(UserError, match=r"strategy 'bare': its option strength needs a default"):
         configured({'strategy': 'bare', 'strength': 0.5}, 8)
 
@@ -115,7 +115,7 @@ def test_wrong_outputs_are_refused_with_the_name(make, words):
 
 def test_right_outputs_pass():
     check_output('strange', returning(lambda b, n: PatchSelection(positions(b, [0, n - 1]))), 32, 8)
-    for name in strategies():
+    for name in known_strategies():
         check_output(name, configured(default_masking(strategy=name), 8), 32, 8)
 
 
@@ -139,7 +139,7 @@ def test_label(changes, expected):
 
 def test_no_program_asks_for_a_strategy_by_name():
     """A new strategy must not have to be named anywhere else ('none' is also a remat policy)."""
-    names = set(strategies()) - {'none'}
+    names = set(known_strategies()) - {'none'}
     for folder in ('pgs', 'benchmarks'):  # input_pipeline has text masks with names of their own
         for path in sorted((ROOT / folder).rglob('*.py')):
             if path.parent.name == 'masking' and path.stem in names:

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from pgs.masking import known_strategies
 from pgs.masking import object_retention as retention_of
-from pgs.masking import strategies
 from pgs.masking.selection import PatchSelection
 from pgs.models import normalize_images
 from pgs.run.masks import objects_over_photographs
@@ -22,7 +22,7 @@ def objects():
 def retention(objects, name, **options):
     images, patches = objects
     tokens = np.zeros((len(images), 196, 4), np.float32)
-    select = jax.jit(functools.partial(strategies()[name], patch_size=16, **options))
+    select = jax.jit(functools.partial(known_strategies()[name], patch_size=16, **options))
     return np.mean(
         [
             retention_of.retention(select(jax.random.key(k), images, tokens, 0.0), patches)

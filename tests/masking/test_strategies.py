@@ -10,7 +10,7 @@ import pytest
 
 from configs import base
 from pgs.errors import UserError
-from pgs.masking import configured, strategies
+from pgs.masking import configured, known_strategies
 from pgs.masking.pgs import pgs_steps
 from pgs.masking.selection import mask_ratio, visible_patches
 
@@ -19,7 +19,7 @@ LENGTH = 196
 
 @functools.cache
 def jitted(name, **options):
-    return jax.jit(functools.partial(strategies()[name], patch_size=16, **options))
+    return jax.jit(functools.partial(known_strategies()[name], patch_size=16, **options))
 
 
 def check_selection(selection, length, fewest, most):
@@ -95,7 +95,7 @@ def test_same_key_same_mask_other_key_other_mask(normalized_photos, embeddings, 
 def test_float32_and_float64_masks_agree(normalized_photos, embeddings):
     """The published code's masks differ between the two in up to half of the patches."""
     options = {'patch_size': 16, 'min_ratio': 0.3, 'max_ratio': 0.5}
-    single = jax.jit(functools.partial(strategies()['pgs'], **options))
+    single = jax.jit(functools.partial(known_strategies()['pgs'], **options))
     for progress in (0.0, 0.5, 1.0):
         narrow = visible_patches(
             single(jax.random.key(3), normalized_photos, embeddings, progress), LENGTH
@@ -210,7 +210,7 @@ def test_none_keeps_all(normalized_photos, embeddings):
 
 def test_config_and_signature_have_the_same_defaults():
     masking = base.get_config().masking
-    for strategy in strategies().values():
+    for strategy in known_strategies().values():
         for parameter in inspect.signature(strategy).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != 'patch_size':
                 named = masking.get(
