@@ -16,13 +16,14 @@ from ml_collections import config_flags
 
 import input_pipeline
 from benchmarks import common
+from pgs.errors import UserError
 from pgs.train import train
 from pgs.utils import cli
 from pgs.utils.console import format_seconds
 from pgs.utils.files import write_json
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config().')
-STRATEGIES = flags.DEFINE_list('strategies', None, 'Names of masks, by comma.', required=True)
+STRATEGIES = flags.DEFINE_list('strategies', [], 'Names of masks, by comma.')
 OUT = flags.DEFINE_string('out', 'runs/compare', 'Folder of the runs and of compare.json.')
 HEAD = ['mask', 'loss', 'text R@5', 'image R@5', 'mean', 'masked', 's/step', 'training', 'time']
 
@@ -56,6 +57,8 @@ def figures_of(results: dict, batch_size: int) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     del argv
+    if not STRATEGIES.value:
+        raise UserError('--strategies is missing: name masks by comma, the baseline first')
     input_pipeline.hide_accelerators_from_tensorflow()
     folder = Path(OUT.value)
     compared: dict[str, dict[str, float]] = {}

@@ -117,9 +117,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.peak_learning_rate = 1e-3
     config.optimizer.warmup_steps = 10_000
-    config.optimizer.tail_learning_rate = (
-        0.0  # peak of a second warm-up, after masking.until; 0: none
-    )
+    config.optimizer.tail_rate = 0.0  # peak of a second warm-up, after masking.until; 0: none
     config.optimizer.tail_warmup_steps = 0
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.98

@@ -123,9 +123,9 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
             f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
         )
     optimizer = config.optimizer
-    if optimizer.tail_learning_rate < 0.0 or optimizer.tail_warmup_steps < 0:
+    if optimizer.tail_rate < 0.0 or optimizer.tail_warmup_steps < 0:
         raise UserError(
-            f'config.optimizer.tail_learning_rate={optimizer.tail_learning_rate} and '
+            f'config.optimizer.tail_rate={optimizer.tail_rate} and '
             f'tail_warmup_steps={optimizer.tail_warmup_steps} must be at least 0'
         )
     if not 0.0 <= config.masking.until <= 1.0:

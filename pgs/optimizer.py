@@ -29,14 +29,12 @@ def build_schedule(
       optimizer: config.optimizer, with peak_learning_rate and warmup_steps.
       total_steps: number of steps of the run.
       tail_start: step at which the unmasked end of the run begins (config.masking.until), if any.
-        With optimizer.tail_learning_rate above 0 the rate reaches 0 there, warms up to that value
+        With optimizer.tail_rate above 0 the rate reaches 0 there, warms up to that value
         in optimizer.tail_warmup_steps and reaches 0 again at the end; otherwise it goes on.
     """
-    if tail_start is None or not optimizer.tail_learning_rate > 0.0:
+    if tail_start is None or not optimizer.tail_rate > 0.0:
         return warmup_cosine(optimizer.peak_learning_rate, optimizer.warmup_steps, total_steps)
-    tail = warmup_cosine(
-        optimizer.tail_learning_rate, optimizer.tail_warmup_steps, total_steps - tail_start
-    )
+    tail = warmup_cosine(optimizer.tail_rate, optimizer.tail_warmup_steps, total_steps - tail_start)
     if tail_start == 0:
         return tail
     head = warmup_cosine(optimizer.peak_learning_rate, optimizer.warmup_steps, tail_start)

@@ -50,7 +50,7 @@ def test_recipe(name, args):
     assert config.optimizer.to_dict() == {
         'peak_learning_rate': 1e-3,
         'warmup_steps': 10_000,
-        'tail_learning_rate': 0.0,
+        'tail_rate': 0.0,
         'tail_warmup_steps': 0,
         'beta1': 0.9,
         'beta2': 0.98,

@@ -65,7 +65,7 @@ def test_a_tail_warms_up_again():
     assert [float(plain(s)) for s in (5, 80)] == [
         float(build_schedule(optimizer, 100, tail_start=80)(s)) for s in (5, 80)
     ]  # without a tail rate the schedule goes on
-    optimizer.update(tail_learning_rate=0.5, tail_warmup_steps=5)
+    optimizer.update(tail_rate=0.5, tail_warmup_steps=5)
     schedule = build_schedule(optimizer, 100, tail_start=80)
     found = [float(schedule(s)) for s in (10, 45, 79, 80, 85, 99)]
     cosine = 0.5 * (1 + np.cos(np.pi * 0.5))

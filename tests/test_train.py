@@ -166,7 +166,7 @@ def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
 def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, capsys):
     """The run changes its program between steps 3 and 4; it stops before and after that."""
     tiny_config.masking.until = 0.5
-    tiny_config.optimizer.update(tail_learning_rate=5e-4, tail_warmup_steps=1)
+    tiny_config.optimizer.update(tail_rate=5e-4, tail_warmup_steps=1)
     train(tiny_config, tmp_path / 'whole')
     assert 'From step 4 on images are whole' in capsys.readouterr().out
     expected = comparable(tmp_path / 'whole')
@@ -260,7 +260,7 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('masking.until', -0.1, 'masking.until=-0.1'),
         ('masking.whole_share', 2.0, 'whole_share=2.0 must be from 0 to 1'),
         ('masking.whole_share', 0.01, 'whole_share=0.01 is no image of a group of 16'),
-        ('optimizer.tail_learning_rate', -1.0, 'tail_learning_rate=-1.0'),
+        ('optimizer.tail_rate', -1.0, 'tail_rate=-1.0'),
         ('batch_size', 0, 'batch_size=0'),
         ('total_steps', 0, 'total_steps=0'),
         ('log_every', 0, 'log_every=0'),
