@@ -63,11 +63,7 @@ def visible(selection: PatchSelection, num_patches: int) -> jax.Array:
 
 def visible_patches(selection: PatchSelection, num_patches: int) -> np.ndarray:
     """`visible` as numpy, for figures and scores: bool (B, L)."""
-    keep = np.asarray(selection.keep_ids)
-    valid = np.ones(keep.shape, bool) if selection.valid is None else np.asarray(selection.valid)
-    shown = np.zeros((len(keep), num_patches), bool)
-    np.put_along_axis(shown, keep, valid, axis=1)
-    return shown
+    return np.asarray(visible(selection, num_patches))
 
 
 def draw(sample: Callable, rng: jax.Array, batch: int, length: int) -> jax.Array:

@@ -36,17 +36,20 @@ def keep_some_whole(
     """
     if not 0.0 <= share <= 1.0:
         raise UserError(f'masking.whole_share={share} must be from 0 to 1')
-    return functools.partial(select_with_whole, strategy, share, group) if share else strategy
+    if not share:
+        return strategy
+    return functools.partial(select_with_whole, strategy=strategy, share=share, group=group)
 
 
 def select_with_whole(
-    strategy: Callable[..., PatchSelection],
-    share: float,
-    group: int,
     rng: jax.Array,
     images: jax.Array,
     patch_embeddings: jax.Array,
     progress: jax.Array | float,
+    *,
+    strategy: Callable[..., PatchSelection],
+    share: float,
+    group: int,
 ) -> PatchSelection:
     """The strategy's selection with some images of each group whole; see keep_some_whole."""
     batch, length = patch_embeddings.shape[:2]
