@@ -1,5 +1,5 @@
 # make train   set up .venv and run the main job on the embedded data, minutes on a CPU
-# make compare   train the quickstart with no, a random and the PGS mask, and compare them
+# make compare   train the quickstart with no, a random and the PGS mask, and compare what each is worth
 # make test    set up .venv and run the tests
 # make test-torch   set up .venv with PyTorch, run the tests against OpenCLIP, transformers, clip-benchmark
 # make lint    ruff: lint and format check

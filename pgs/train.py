@@ -111,9 +111,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     params = sharding.to_host(run.mesh, state.params)
     if not distributed.is_primary():
         return {}
-    source = run.data.train[0][0]
     return summary.finish(
-        run.config, run.job.model, params, source, held_out, rate=rate, workdir=run.workdir
+        run.config,
+        run.job.model,
+        params,
+        run.data.train[0][0],
+        run.data.held_out,
+        held_out,
+        rate=rate,
+        workdir=run.workdir,
     )
 
 

@@ -38,6 +38,7 @@ RESULT_KEYS = [
     'n_eval',
     'object_retention',
     'object_retention_masked',
+    'object_retention_images',
 ]
 MASKED_KEYS = [
     'masked/val_loss',
@@ -66,13 +67,14 @@ def whole_run(tmp_path_factory):
 
 def test_writes_all_that_the_readme_promises(whole_run):
     config, workdir, results = whole_run
-    assert list(results) == [*RESULT_KEYS[:-2], *MASKED_KEYS, *RESULT_KEYS[-2:]]
+    assert list(results) == [*RESULT_KEYS[:-3], *MASKED_KEYS, *RESULT_KEYS[-3:]]
     assert json.loads((workdir / 'results.json').read_text()) == results
     assert results['step'] == 30
     assert results['n_eval'] == 424
     assert results['chance@5'] == pytest.approx(5 / 424)
     assert 0.3 <= results['mask_ratio_mean'] <= 0.5
     assert results['object_retention'] > 0.6
+    assert results['object_retention_images'] == 'held-out images'  # they have exact masks
     assert json.loads((workdir / 'config.json').read_text())['masking'] == config.masking.to_dict()
     for name in ('masks.png', 'curves.png'):
         assert (workdir / 'figures' / name).read_bytes()[:4] == b'\x89PNG'
@@ -329,6 +331,7 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
         sys.executable,
         'main.py',
         f'--workdir={tmp_path / "run"}',
+        '--config.data.name=openmoji',
         '--config.batch_size=8',
         '--config.total_steps=200',
         '--config.log_every=1',

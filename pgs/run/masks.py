@@ -27,6 +27,33 @@ class Retention(NamedTuple):
 
     share: float  # of the object's patches that stay visible, in [0, 1]
     masked: float  # fraction of all patches, in (0, 1); a random mask keeps 1 - masked
+    images: str  # what it was measured on
+
+
+class Objects(NamedTuple):
+    """Images whose object is known."""
+
+    images: np.ndarray  # uint8 (N, H, W, 3)
+    opacity: np.ndarray  # of the object, uint8 (N, H, W)
+    name: str
+
+
+def known_objects(held_out: Records | None, image_size: int) -> Objects:
+    """Held-out images with the exact masks of their objects, as the evaluation sees them.
+
+    Args:
+      held_out: a source whose records have `alpha`, an image of the object's opacity. For None,
+        and for other sources, emoji over photographs take its place.
+      image_size: pixels.
+    """
+    if held_out is None or 'alpha' not in held_out[0]:
+        images, opacity, _ = objects_over_photographs(image_size, RETENTION_IMAGES)
+        return Objects(images, opacity, 'emoji over photographs')
+    chosen = np.linspace(0, len(held_out), RETENTION_IMAGES, endpoint=False).astype(int)
+    records = held_out.__getitems__(np.unique(chosen).tolist())
+    views = [image_ops.centre_crop(r['image'], image_size=image_size) for r in records]
+    masks = [image_ops.centre_crop(r['alpha'], image_size=image_size)[..., 0] for r in records]
+    return Objects(np.stack(views), np.stack(masks), 'held-out images')
 
 
 def objects_over_photographs(
@@ -61,24 +88,31 @@ def make_select(
     return jax.jit(apply)
 
 
-def measure_retention(config: ConfigDict, model: CLIP, params: Any) -> Retention | None:
+def measure_retention(
+    config: ConfigDict, model: CLIP, params: Any, held_out: Records | None
+) -> Retention | None:
     """Object retention of the configured strategy, with the trained embeddings.
 
     It is measured with one half of the patches masked where the strategy has an option for that
     (see object_retention.at_half), otherwise at the strategy's own ratio.
 
+    Args:
+      config: as configs/base.py.
+      model, params: the trained model.
+      held_out: the run's held-out pairs, see `known_objects`.
+
     Returns:
       None where the strategy masks nothing.
     """
-    images, opacity, _ = objects_over_photographs(model.image.image_size, RETENTION_IMAGES)
-    objects = object_retention.object_patches(opacity, model.image.patch_size)
+    known = known_objects(held_out, model.image.image_size)
+    objects = object_retention.object_patches(known.opacity, model.image.patch_size)
     masking = object_retention.at_half(config.masking)
     select = make_select(model, masking, seed=config.seed, progress=1.0)
-    selection = jax.device_get(select(params, images))
+    selection = jax.device_get(select(params, known.images))
     masked = float(np.mean(mask_ratio(selection, model.image.num_patches)))
     if masked == 0.0:
         return None
-    return Retention(object_retention.retention(selection, objects), masked)
+    return Retention(object_retention.retention(selection, objects), masked, known.name)
 
 
 def draw_masks(

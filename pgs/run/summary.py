@@ -20,6 +20,7 @@ def finish(
     model: CLIP,
     params: Any,
     source: Records,
+    held_out: Records | None,
     scores: Scores,
     *,
     rate: float,
@@ -31,6 +32,7 @@ def finish(
       config: as configs/base.py.
       model, params: the trained model; params on the host.
       source: training records, of which a few are drawn.
+      held_out: the records of the scores, if the data set has any.
       scores: of the trained model on held-out pairs.
       rate: training pairs a second, 0 where this call trained nothing.
       workdir: folder of the run.
@@ -43,7 +45,7 @@ def finish(
     last = trained[-1]
     if not rate:
         rate = float(np.median([r['pairs_per_second'] for r in trained]))
-    retention = measure_retention(config, model, params)
+    retention = measure_retention(config, model, params, held_out)
     results = {
         'step': last['step'],
         'loss': last['loss'],
@@ -53,6 +55,7 @@ def finish(
         **{name: scores[name] for name in MASKED_NAMES if name in scores},
         'object_retention': retention.share if retention else None,
         'object_retention_masked': retention.masked if retention else None,
+        'object_retention_images': retention.images if retention else None,
     }
     write_json(workdir / 'results.json', results)
     draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
@@ -72,7 +75,8 @@ def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -
         masked = results['object_retention_masked']
         lines.append(
             f'Object retention with {masked:.0%} of the patches masked: '
-            f'{results["object_retention"]:.2f} (random mask: {1 - masked:.2f}).'
+            f'{results["object_retention"]:.2f} (random mask: {1 - masked:.2f}), '
+            f'{results["object_retention_images"]}.'
         )
     if results['n_eval']:
         lines += held_out_lines(results, records)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import base, quickstart
+from configs import base
 from input_pipeline import sources
 from pgs.errors import UserError
 
@@ -32,8 +32,7 @@ def test_a_bucket_is_refused_with_a_remedy():
 
 
 def test_an_absent_split_is_named():
-    data = quickstart.get_config().data
-    data.train_split = 'test'
+    data = data_config(name='openmoji', train_split='test')
     with pytest.raises(UserError, match=r"no split 'test': it has .*train"):
         sources.open_train(data)
 

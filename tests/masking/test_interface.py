@@ -167,6 +167,7 @@ def test_the_documented_strategy_trains_and_every_other_config_goes_on(tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     small = [
+        '--config.data.name=openmoji',
         '--config.batch_size=16',
         '--config.total_steps=3',
         '--config.log_every=1',
@@ -179,7 +180,6 @@ def test_the_documented_strategy_trains_and_every_other_config_goes_on(tmp_path)
         flags = [f'--config=configs/{name}.py', f'--workdir={tmp_path / "runs" / name}']
         if name == 'vitb16_clip':
             flags += [
-                '--config.data.name=openmoji',
                 '--config.model.image.image_size=32',
                 '--config.model.image.patch_size=8',
                 '--config.model.text.context_length=24',
