@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.plots import Panels, Spread, bars_figure
 from configs import vitb16_clip, vitb16_flip, vitb16_pgs
+from input_pipeline.text_masking import train_length
 from input_pipeline.tokenizer import START_OF_TEXT
 from pgs import sharding
 from pgs.build import Job, build
@@ -59,7 +60,7 @@ def variant_config(name: str, batch_size: int) -> ConfigDict:
 def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
     """Random images uint8 (B, H, W, 3) and tokens int32 (B, T)."""
     rng = np.random.default_rng(0)
-    size, length = config.model.image.image_size, config.model.text.context_length
+    size, length = config.model.image.image_size, train_length(config)
     return {
         'images': rng.integers(0, 256, (config.batch_size, size, size, 3)).astype(np.uint8),
         'tokens': rng.integers(1, START_OF_TEXT, (config.batch_size, length)).astype(np.int32),

@@ -90,6 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking.covariance = 0.2  # gaussian: of the centre's density, sides reach from -1 to 1
     config.masking.anchor_ratio = 0.03  # cluster: fraction of the patches drawn as anchors
     config.masking.cluster_threshold = 0.5  # cluster: cosine to an anchor that masks a patch
+    # cluster: mean masked fraction for which the threshold is set before training; 0: as given
+    config.masking.cluster_target = 0.0
     config.masking.candidate_ratio = 0.05  # pgs: pre-selected fraction of the patches
     config.masking.min_ratio = 0.3  # pgs, cluster: smallest masked fraction of an image
     config.masking.max_ratio = 0.5  # pgs: largest masked fraction of an image
@@ -111,6 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
     # --- Text masking: captions with too many tokens, in training only (docs/data.md) ---
     config.text_masking = ml_collections.ConfigDict()
     config.text_masking.strategy = 'truncate'  # or 'random', 'block', 'frequency' (CLIPF)
+    # Tokens of a training caption, with start and end; 0: model.text.context_length
+    config.text_masking.context_length = 0
     config.text_masking.threshold = 1e-6  # frequency: share of all words below which all are kept
 
     # --- Optimiser: AdamW, linear warm-up, cosine to 0 ---

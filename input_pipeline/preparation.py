@@ -11,9 +11,9 @@ from typing import Any
 
 import tqdm
 
-from input_pipeline import raw_samples, records
+from input_pipeline import raw_samples, records, word_counts
 from input_pipeline.validate import REASONS, check_caption, check_image
-from input_pipeline.worker import STATE, prepare_shard, start_worker
+from input_pipeline.worker import STATE, prepare_shard, start_worker, words_path
 from pgs.errors import UserError
 from pgs.utils.files import replacing, write_json, writing
 
@@ -145,7 +145,7 @@ def finished_reports(folder: Path, count: int) -> dict[int, dict[str, Any]]:
 
 
 def finish(folder: Path, reports: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
-    """Writes dropped.jsonl, report.json and finally the files that make the folder a data set.
+    """Writes dropped.jsonl, report.json, the word counts, and then what makes it a data set.
 
     Args:
       folder: of the prepared data set.
@@ -176,8 +176,22 @@ def finish(folder: Path, reports: list[dict[str, Any]], missing: list[str]) -> d
     write_json(folder / 'report.json', result)
     if not kept:
         raise UserError(f'none of {dropped} samples could be kept: see {folder / "dropped.jsonl"}')
+    write_word_counts(folder, [r['kept'] for r in reports])
     records.write_metadata(folder, [r['kept'] for r in reports], result['bytes'])
     return result
+
+
+def write_word_counts(folder: Path, shard_lengths: list[int]) -> None:
+    """Adds up the words of all shards; if some were prepared without, a run counts them instead."""
+    paths = [words_path(folder, index) for index in range(len(shard_lengths))]
+    if not all(path.is_file() for path in paths):
+        return
+    counts: collections.Counter[str] = collections.Counter()
+    for path in paths:
+        counts.update(json.loads(path.read_text()))
+    names = [records.shard_name(index, len(paths)) for index in range(len(paths))]
+    shards = dict(zip(names, shard_lengths, strict=True))
+    word_counts.write(folder, records.SPLIT, shards, counts)
 
 
 def verify(out: str) -> int:

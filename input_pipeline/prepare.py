@@ -6,7 +6,8 @@
 
 Shards are processed in parallel, and each is either finished or absent: after an interruption, the
 same command continues. The finished folder holds record shards that training reads
-(--config.data.dir=DIR), report.json with the numbers of kept and dropped samples, and dropped.jsonl.
+(--config.data.dir=DIR), report.json with the numbers of kept and dropped samples, dropped.jsonl, and
+word_counts_train.json for --config.text_masking.strategy=frequency.
 """
 
 import sys

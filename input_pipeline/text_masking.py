@@ -69,12 +69,21 @@ WITHOUT_COUNTS: dict[str, TextMask] = {'truncate': truncate, 'random': random, '
 NAMES = (*WITHOUT_COUNTS, 'frequency')
 
 
+def train_length(config: ConfigDict) -> int:
+    """Tokens of a caption while images are masked, with start and end token.
+
+    Args:
+      config: as configs/base.py.
+    """
+    return config.text_masking.context_length or config.model.text.context_length
+
+
 def check(options: ConfigDict, context_length: int) -> None:
     """Checks config.text_masking against the context length of the text tower.
 
     Raises:
-      UserError: an unknown strategy, a threshold that is not positive, or a context that is too
-        short.
+      UserError: an unknown strategy, a threshold that is not positive, or a length that is too
+        short, or too long for the text tower.
     """
     if options.strategy not in NAMES:
         raise UserError(
@@ -83,10 +92,20 @@ def check(options: ConfigDict, context_length: int) -> None:
         )
     if not options.threshold > 0:
         raise UserError(f'config.text_masking.threshold={options.threshold} must be above 0')
-    if context_length < 3:
+    short = options.context_length
+    for key, length in (
+        ('model.text.context_length', context_length),
+        ('text_masking.context_length', short or context_length),
+    ):
+        if length < 3:
+            raise UserError(
+                f'config.{key}={length} has no room for a token between the start and the end '
+                'token: give at least 3'
+            )
+    if short > context_length:
         raise UserError(
-            f'config.model.text.context_length={context_length} has no room for a token between '
-            'the start and the end token: give at least 3'
+            f'config.text_masking.context_length={short} is above '
+            f'config.model.text.context_length={context_length}: lower it; 0 takes the latter'
         )
 
 

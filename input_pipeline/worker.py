@@ -10,9 +10,10 @@ from typing import Any
 
 from input_pipeline import raw_samples, records
 from input_pipeline.validate import DropError
+from input_pipeline.word_counts import words_of
 from pgs.utils.files import write_json
 
-STATE = 'shards'  # folder with a report of each finished shard
+STATE = 'shards'  # folder with a report and the words of each finished shard
 _images: raw_samples.ImageFolder | None = None  # of a worker process, listed once
 
 
@@ -20,6 +21,11 @@ def start_worker(images: str | None) -> None:
     """Runs once in each worker process."""
     global _images
     _images = raw_samples.ImageFolder(images) if images else None
+
+
+def words_path(folder: Path, index: int) -> Path:
+    """The file with the count of every word of a shard's captions."""
+    return folder / STATE / f'{index:05}.words.json'
 
 
 def samples_of(shard: raw_samples.Shard) -> Iterator[raw_samples.RawSample]:
@@ -32,7 +38,7 @@ def samples_of(shard: raw_samples.Shard) -> Iterator[raw_samples.RawSample]:
 def prepare_shard(
     shard: raw_samples.Shard, index: int, count: int, out: str, max_side: int | None
 ) -> dict[str, Any]:
-    """Writes one shard, and then its report; runs in a worker process.
+    """Writes one shard, the words of its captions, and then its report; runs in a worker process.
 
     An interruption leaves no incomplete file under either name.
 
@@ -47,16 +53,20 @@ def prepare_shard(
     """
     folder = Path(out)
     reasons: collections.Counter[str] = collections.Counter()
+    words: collections.Counter[str] = collections.Counter()
     dropped, kept = [], 0
     with records.ShardWriter(folder / records.shard_name(index, count)) as writer:
         for sample in samples_of(shard):
             try:
-                writer.write(records.example_of(sample, max_side))
+                example = records.example_of(sample, max_side)
+                writer.write(example)
                 kept += 1
+                words.update(word for caption in example['captions'] for word in words_of(caption))
             except DropError as drop:
                 reason = drop.args[0]
                 reasons[reason] += 1
                 dropped.append({'key': sample.key, 'shard': shard.path, 'reason': reason})
     report = {'kept': kept, 'dropped': dict(reasons), 'bytes': writer.bytes, 'samples': dropped}
+    write_json(words_path(folder, index), words)
     write_json(folder / STATE / f'{index:05}.json', report)
     return report

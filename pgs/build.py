@@ -14,7 +14,12 @@ from ml_collections import ConfigDict
 from input_pipeline import sampler, sources, text_masking
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
-from pgs.masking.strategies import check_output, configured, selection_shape
+from pgs.masking.strategies import (
+    check_output,
+    configured,
+    configured_calibration,
+    selection_shape,
+)
 from pgs.masking.whole_images import keep_some_whole
 from pgs.models import CLIP, build_model
 from pgs.optimizer import build_optimizer, build_schedule
@@ -54,6 +59,7 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
     model = build_model(config.model, dtype=compute_dtype(config.model.dtype, platform))
     plain = configured(config.masking, image.patch_size)
     check_output(config.masking.strategy, plain, image.image_size, image.patch_size)
+    configured_calibration(config.masking, image.patch_size, model.image.num_patches)  # checks it
     strategy = keep_some_whole(plain, config.masking.whole_share, config.masking.budget_group)
     tail = last_masked_step(config, total_steps)
     schedule = build_schedule(

@@ -12,14 +12,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from orbax.checkpoint import CheckpointManager
 
-from input_pipeline import pipeline, sources
+from input_pipeline import sources
 from pgs import sharding
 from pgs.build import Job, build, check_config, last_masked_step
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import scoring_mask
 from pgs.run import checkpoint, init_from, summary
 from pgs.run import workdir as workdirs
-from pgs.run.data import Data, is_smoke_test, open_data, with_total_steps
+from pgs.run.calibration import with_calibration
+from pgs.run.data import Data, is_smoke_test, open_data, training_batches, with_total_steps
 from pgs.run.evaluations import HELD_OUT, scores_line, task_scorer
 from pgs.run.held_out import Scores, held_out_scorer
 from pgs.run.hooks import Hook, StepLog, save_hook, score_hook
@@ -127,6 +128,7 @@ def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
     """Opens the data and builds the parts of a run; nothing is written but the data's cache."""
     data = open_data(config)
     config = with_total_steps(config, data.pairs)
+    config = with_calibration(config, data, workdir)
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
     job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
@@ -246,16 +248,5 @@ def device_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
     """The global batches from step `start` to the last one, on the devices."""
     config = run.config
     rows = sharding.process_rows(run.mesh, config.batch_size)
-    batches = pipeline.train_batches(
-        run.data.train,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        start_step=start,
-        total_steps=config.total_steps,
-        image_size=config.model.image.image_size,
-        context_length=config.model.text.context_length,
-        crop_scale=config.data.crop_scale,
-        mask_text=run.data.mask_text,
-        rows=rows,
-    )
+    batches = training_batches(config, run.data, start, rows)
     return (sharding.to_devices(run.mesh, batch, rows) for batch in batches)

@@ -86,10 +86,16 @@ def test_recipes_of_the_peers():
             load(name, ('own',))
         check_config(load(name, ('published',)), devices=1, platform='cpu')
 
+    calibrated = load('vitb16_eclip').to_dict()
+    calibrated['masking']['cluster_target'] = 0.5
+    assert load('vitb16_eclip', ('calibrated',)).to_dict() == calibrated
+    check_config(load('vitb16_eclip', ('calibrated',)), devices=1, platform='cpu')
+
     eclip, glip = load('vitb16_eclip', ('published',)), load('vitb16_glip', ('published',))
     assert (eclip.batch_size, eclip.epochs, eclip.masking.min_ratio) == (2048, 32, 0.3)
     assert (eclip.optimizer.peak_learning_rate, eclip.optimizer.warmup_steps) == (5e-4, 2000)
     assert (eclip.masking.anchor_ratio, eclip.masking.cluster_threshold) == (0.03, 0.5)
+    assert eclip.masking.cluster_target == 0.0
     assert (glip.batch_size, glip.epochs, glip.masking.mask_ratio) == (1280, 30, 0.5)
     assert glip.data.crop_scale == (0.5, 1.0)
     assert glip.masking.covariance == 0.2

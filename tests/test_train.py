@@ -192,6 +192,28 @@ def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     assert comparable(tmp_path / 'broken') == expected
 
 
+def test_short_captions_are_exact_on_resume(tiny_config, tmp_path, monkeypatch, capsys):
+    """8 tokens for three steps, then all 24; the run stops before and after that."""
+    tiny_config.masking.until = 0.5
+    tiny_config.text_masking.update(strategy='block', context_length=8)
+    train(tiny_config, tmp_path / 'whole')
+    assert 'From step 4 on images and captions are whole' in capsys.readouterr().out
+    real_save = train_module.checkpoint.save
+
+    def interrupt(manager, step, state):
+        if step in (2, 4):  # the runs stop after steps 3 and 5
+            signal.raise_signal(signal.SIGTERM)
+        real_save(manager, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.checkpoint, 'save', interrupt)
+        for stopped in (3, 5):
+            with pytest.raises(Stopped, match=f'step {stopped} of 6'):
+                train(tiny_config, tmp_path / 'broken')
+    train(tiny_config, tmp_path / 'broken')
+    assert comparable(tmp_path / 'broken') == comparable(tmp_path / 'whole')
+
+
 def test_a_finished_run_is_scored_again_not_trained(whole_run, capsys):
     config, workdir, results = whole_run
     before = comparable(workdir)

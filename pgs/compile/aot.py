@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from input_pipeline.text_masking import train_length
 from pgs import sharding
 from pgs.build import build, check_config
 from pgs.compile.estimate import estimate
@@ -128,8 +129,8 @@ def state_bytes(mesh: Mesh, state: TrainState) -> int:
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a global batch."""
-    size, length = config.model.image.image_size, config.model.text.context_length
+    """Shapes and dtypes of a global batch while images are masked."""
+    size, length = config.model.image.image_size, train_length(config)
     return {
         'images': jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8),
         'tokens': jax.ShapeDtypeStruct((config.batch_size, length), jnp.int32),

@@ -1,54 +1,77 @@
-"""The threshold of the strategy `cluster` for a mean masked fraction, found before training.
+"""Options of a strategy that are set before training, from training images.
 
-Shapes: N images, L patches of an image, A anchors.
+Shapes: B images of a call, N images in all, L patches of an image.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pgs.errors import UserError
-from pgs.masking.cluster import anchor_similarity
 from pgs.masking.selection import masked_counts
 
 HALVINGS = 20
 
 
-def mean_masked(
-    similarity_NxLxL: jax.Array,
-    anchors_NxA: jax.Array,
-    threshold: jax.Array | float,
-    min_ratio: float,
-) -> float:
+class Calibration(NamedTuple):
+    """What the function `calibrate` of a strategy's file returns (strategies.py).
+
+    Attributes:
+      options: names of the options of config.masking that are set.
+      goal: what they are set for, a few words for the console.
+      measure: (rng (B,), images float (B, H, W, 3)) -> array with B rows; is jitted.
+      solve: the rows of all N images -> {option: value}.
+    """
+
+    options: tuple[str, ...]
+    goal: str
+    measure: Callable[[jax.Array, jax.Array], jax.Array]
+    solve: Callable[[Any], dict[str, float]]
+
+
+def mean_masked(nearest_NxL: jax.Array, threshold: jax.Array | float, min_ratio: float) -> float:
     """Mean masked fraction of images at a threshold: f(t) = mean of max(count(t), ceil(r L)) / L.
 
     Args:
-      similarity_NxLxL: cosines, as `patch_similarity` gives them.
-      anchors_NxA: int, positions of the anchors.
+      nearest_NxL: cosine of each patch to the anchor that it resembles most.
       threshold: cosine, t.
       min_ratio: smallest masked fraction of an image, r.
 
     Returns:
       A fraction in [0, 1] that falls, or stays, as the threshold rises.
     """
-    nearest_NxL = anchor_similarity(similarity_NxLxL, anchors_NxA)
-    length = nearest_NxL.shape[1]
-    fewest, _ = masked_counts(length, min_ratio, min_ratio)
+    fewest, _ = masked_counts(nearest_NxL.shape[1], min_ratio, min_ratio)
     return float(masked_fraction(nearest_NxL, threshold, fewest))
 
 
 @jax.jit
 def masked_fraction(nearest_NxL: jax.Array, threshold: jax.Array, fewest: int) -> jax.Array:
-    """`mean_masked`, from the similarity of each patch to its nearest anchor."""
+    """`mean_masked`, with the smallest number of masked patches of an image."""
     count_N = jnp.maximum((nearest_NxL > threshold).sum(axis=1), fewest)
     return count_N.mean() / nearest_NxL.shape[1]
 
 
-def calibrated_threshold(
-    similarity_NxLxL: jax.Array,
-    anchors_NxA: jax.Array,
-    target_ratio: float,
-    min_ratio: float,
-) -> float:
+def check_target(target_ratio: float, min_ratio: float, num_patches: int) -> int:
+    """Checks a mean masked fraction.
+
+    Returns:
+      The smallest number of masked patches of an image.
+
+    Raises:
+      UserError: a target at or below min_ratio, or at or above 1.
+    """
+    fewest, _ = masked_counts(num_patches, min_ratio, min_ratio)
+    if not max(min_ratio, fewest / num_patches) < target_ratio < 1.0:
+        raise UserError(
+            f'masking.cluster_target={target_ratio}, a mean masked fraction, must be above '
+            f'masking.min_ratio={min_ratio} ({fewest} of {num_patches} patches) and below 1'
+        )
+    return fewest
+
+
+def calibrated_threshold(nearest_NxL: jax.Array, target_ratio: float, min_ratio: float) -> float:
     """The threshold in [0, 1] at which images are masked to `target_ratio` on average.
 
     Bisection: 20 halvings of [0, 1]. Of the last interval's two ends, the one whose mean masked
@@ -56,31 +79,21 @@ def calibrated_threshold(
     the target by one step.
 
     Args:
-      similarity_NxLxL: cosines of a few batches, as `patch_similarity` gives them.
-      anchors_NxA: int, positions of the anchors.
+      nearest_NxL: cosine of each patch to the anchor that it resembles most.
       target_ratio: mean masked fraction, above min_ratio and below 1.
       min_ratio: smallest masked fraction of an image, in [0, 1).
 
     Raises:
-      UserError: a target at or below min_ratio, at or above 1, or one that no threshold in [0, 1]
-        reaches on these images.
+      UserError: as `check_target`; a target that no threshold in [0, 1] reaches on these images.
     """
-    nearest_NxL = anchor_similarity(similarity_NxLxL, anchors_NxA)
-    length = nearest_NxL.shape[1]
-    fewest, _ = masked_counts(length, min_ratio, min_ratio)
-    lowest = fewest / length
-    if not max(min_ratio, lowest) < target_ratio < 1.0:
-        raise UserError(
-            f'a target masked fraction of {target_ratio} must be above '
-            f'masking.min_ratio={min_ratio} ({fewest} of {length} patches) and below 1'
-        )
-
+    fewest = check_target(target_ratio, min_ratio, nearest_NxL.shape[1])
     low, high = 0.0, 1.0
     at_low, at_high = (float(masked_fraction(nearest_NxL, t, fewest)) for t in (low, high))
     if not at_high <= target_ratio <= at_low:
         raise UserError(
-            f'no masking.cluster_threshold from 0 to 1 masks a mean fraction of {target_ratio}: '
-            f'on these {len(nearest_NxL)} images the mean is {at_high:.3f} to {at_low:.3f}'
+            f'no masking.cluster_threshold from 0 to 1 masks a mean fraction of {target_ratio} '
+            f'(masking.cluster_target): on these {len(nearest_NxL)} images the mean is '
+            f'{at_high:.3f} to {at_low:.3f}'
         )
     for _ in range(HALVINGS):
         middle = (low + high) / 2

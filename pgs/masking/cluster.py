@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from pgs.errors import UserError
+from pgs.masking.calibration import Calibration, calibrated_threshold, check_target
 from pgs.masking.selection import (
     PatchSelection,
     check_ratio,
@@ -60,6 +61,47 @@ def cluster(
     similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
     masked_BxL = masked_patches(similarity_BxLxL, anchors_BxA, cluster_threshold)
     return select_visible(masked_BxL, anchors_BxA, noise_Bx2L[:, length:], fewest)
+
+
+def calibrate(
+    num_patches: int,
+    *,
+    patch_size: int,
+    cluster_target: float = 0.0,
+    anchor_ratio: float = 0.03,
+    min_ratio: float = 0.3,
+) -> Calibration | None:
+    """Sets cluster_threshold to mask `cluster_target` of the patches on average at progress 0.
+
+    Args:
+      num_patches: L.
+      cluster_target: mean masked fraction, above min_ratio and below 1; 0: no calibration.
+      The others: as for `cluster`.
+
+    Raises:
+      UserError: a target out of range; `solve` also for one that no threshold reaches.
+    """
+    if cluster_target == 0.0:
+        return None
+    check_target(cluster_target, min_ratio, num_patches)
+    num_anchors = anchor_count(num_patches, anchor_ratio)
+
+    def nearest(rng: jax.Array, images: jax.Array) -> jax.Array:
+        batch = images.shape[0]
+        _, anchors_BxA = jax.lax.top_k(
+            draw(jax.random.uniform, rng, batch, num_patches), num_anchors
+        )
+        # At progress 0 the similarity is that of the pixels; embeddings have a weight of 0.
+        unused_BxLx1 = jnp.zeros((batch, num_patches, 1))
+        similarity_BxLxL = patch_similarity(images, unused_BxLx1, 0.0, patch_size=patch_size)
+        return anchor_similarity(similarity_BxLxL, anchors_BxA)
+
+    def solve(nearest_NxL: jax.Array) -> dict[str, float]:
+        threshold = calibrated_threshold(nearest_NxL, cluster_target, min_ratio)
+        return {'cluster_threshold': threshold}
+
+    goal = f'a mean masked fraction of {cluster_target}'
+    return Calibration(('cluster_threshold',), goal, nearest, solve)
 
 
 def select_visible(

@@ -12,6 +12,14 @@ A strategy is a pure function
     options           keyword arguments with defaults; config.masking sets them by name
 
 It runs inside the jitted train step; its shapes depend only on the options and the batch size.
+
+The file may also have a function that sets options from training images before the first step:
+
+    calibrate(num_patches, *, patch_size, **options) -> Calibration | None
+
+It checks its options, which may be other ones than the strategy's, and returns None where they ask
+for no calibration (calibration.py).
+
 To add a strategy, write its file and a config that names it (docs/masking.md). Nothing else changes.
 """
 
@@ -21,6 +29,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgs.errors import UserError
+from pgs.masking.calibration import Calibration
 from pgs.masking.selection import PatchSelection
 
 SELECTOR = 'strategy'  # the key of config.masking that names the strategy
@@ -59,6 +69,17 @@ def options_of(strategy: Callable) -> dict[str, Any]:
         for p in inspect.signature(strategy).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.name != 'patch_size'
     }
+
+
+def calibrate_of(strategy: Callable) -> Callable[..., Calibration | None] | None:
+    """The function `calibrate` of a strategy's file, if there is one."""
+    return getattr(sys.modules.get(strategy.__module__), 'calibrate', None)
+
+
+def all_options_of(strategy: Callable) -> dict[str, Any]:
+    """options_of a strategy and of the function `calibrate` beside it."""
+    calibrate = calibrate_of(strategy)
+    return (options_of(calibrate) if calibrate else {}) | options_of(strategy)
 
 
 def find_strategy(name: str) -> Callable[..., PatchSelection]:
@@ -94,7 +115,7 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
         option, or a value of the wrong type.
     """
     strategy = find_strategy(masking[SELECTOR])
-    known = {name for function in known_strategies().values() for name in options_of(function)}
+    known = {name for function in known_strategies().values() for name in all_options_of(function)}
     for key in masking:
         if key not in known | RUN_KEYS | {SELECTOR}:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -108,10 +129,31 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
         raise UserError(
             f'strategy {masking[SELECTOR]!r}: its option {without[0]} needs a default in the signature'
         )
+    for name, default in all_options_of(strategy).items():
+        if name in masking:
+            check_option(name, masking[name], default)
     options = {name: masking[name] for name in defaults if name in masking}
-    for name, value in options.items():
-        check_option(name, value, defaults[name])
     return functools.partial(strategy, patch_size=patch_size, **options)
+
+
+def configured_calibration(
+    masking: Mapping[str, Any], patch_size: int, num_patches: int
+) -> Calibration | None:
+    """The calibration that config.masking asks for; None if it asks for none.
+
+    Args:
+      masking: config.masking, as `configured` accepts it.
+      patch_size: side of a patch in pixels.
+      num_patches: of an image.
+
+    Raises:
+      UserError: options that do not fit each other or the number of patches.
+    """
+    calibrate = calibrate_of(find_strategy(masking[SELECTOR]))
+    if calibrate is None:
+        return None
+    options = {name: masking[name] for name in options_of(calibrate) if name in masking}
+    return calibrate(num_patches, patch_size=patch_size, **options)
 
 
 def check_option(name: str, value: Any, default: Any) -> None:

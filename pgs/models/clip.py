@@ -59,7 +59,7 @@ class CLIP(nn.Module):
         return unit_norm(self.image_tower(images_BxHxWx3, select)[0])
 
     def embed_texts(self, tokens_BxT: jax.Array) -> jax.Array:
-        """int32 tokens (B, context_length) -> unit float32 (B, embed_dim)."""
+        """int32 tokens (B, T), T <= context_length -> unit float32 (B, embed_dim)."""
         return unit_norm(self.text_tower(tokens_BxT))
 
     def select_patches(self, images_BxHxWx3: jax.Array, select: Callable) -> PatchSelection:

@@ -33,11 +33,14 @@ class TextTower(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BxT: jax.Array) -> jax.Array:
-        """Embeds captions: int32 (B, context_length) -> float32 (B, embed_dim), not normalised."""
+        """Embeds captions: int32 (B, T) -> float32 (B, embed_dim), not normalised.
+
+        Shorter rows, T < context_length, use the first T position embeddings.
+        """
         s, width = self.settings, self.settings.transformer.width
         table = normal_param(self, 'token_embedding', (s.vocab_size, width), 0.02)
         positions = normal_param(self, 'positions', (s.context_length, width), 0.01)
-        x_BxTxD = (table[tokens_BxT] + positions).astype(s.transformer.dtype)
+        x_BxTxD = (table[tokens_BxT] + positions[: tokens_BxT.shape[1]]).astype(s.transformer.dtype)
         x_BxTxD = Transformer(s.transformer, name='transformer')(x_BxTxD, (None,))
         # The end-of-text token has the highest id. Attention is causal, so what follows it is unseen.
         end_B = tokens_BxT.argmax(axis=-1)

@@ -1,11 +1,14 @@
 """The data of a run, opened before anything is written."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline import sources, text_masking
+from input_pipeline import pipeline, sources, text_masking
+from pgs.build import last_masked_step
 from pgs.utils import distributed
 
 
@@ -41,3 +44,39 @@ def with_total_steps(config: ConfigDict, pairs: int) -> ConfigDict:
 def is_smoke_test(config: ConfigDict, data: Data) -> bool:
     """Whether a run is shorter than one pass over the held-out pairs; its start is not scored."""
     return config.total_steps * config.batch_size < len(data.held_out or ())
+
+
+def training_batches(
+    config: ConfigDict, data: Data, start: int, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches from step `start` to the last one; see pipeline.train_batches.
+
+    If captions are shortened to text_masking.context_length, this ends together with the mask of
+    the images (masking.until): from then on captions are read as in evaluation.
+
+    Args:
+      config: as configs/base.py, with total_steps.
+      data: of the run.
+      start: number of steps that are done.
+      rows: rows of the global batch that this process reads.
+    """
+    total, complete = config.total_steps, config.model.text.context_length
+    short = text_masking.train_length(config)
+    switch = last_masked_step(config, total) if short < complete else total
+    for first, last, length, mask_text in (
+        (start, switch, short, data.mask_text),
+        (max(start, switch), total, complete, text_masking.truncate),
+    ):
+        if first < last:
+            yield from pipeline.train_batches(
+                data.train,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                start_step=first,
+                total_steps=last,
+                image_size=config.model.image.image_size,
+                context_length=length,
+                crop_scale=config.data.crop_scale,
+                mask_text=mask_text,
+                rows=rows,
+            )

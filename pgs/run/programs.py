@@ -25,7 +25,7 @@ def compile_programs(
     """Compiles what the steps from the state's on need, ahead of time, for these very shapes.
 
     Nothing can be compiled a second time. The unmasked program is compiled in a thread while the
-    masked one runs.
+    masked one runs; it reads captions of the text tower's full length (run/data.py).
 
     Args:
       job: of pgs.build.
@@ -37,26 +37,31 @@ def compile_programs(
       step, from 1 -> (state, batch) -> (state, metrics).
     """
     start = int(state.step)
-    shapes = jax.tree.map(
+    state_shapes, batch_shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (state, batch)
     )
 
-    def compiled(train_step: TrainStep) -> Any:
-        return lower_train_step(train_step, mesh, *shapes).compile()
+    def compiled(train_step: TrainStep, batch: dict[str, Any]) -> Any:
+        return lower_train_step(train_step, mesh, state_shapes, batch).compile()
 
     clock = time.perf_counter()
-    first = compiled(job.train_step if start < last_masked else job.unmasked_step)
+    first = compiled(job.train_step if start < last_masked else job.unmasked_step, batch_shapes)
     print_once(f'Compiled the train step in {time.perf_counter() - clock:.1f} s')
     if not start < last_masked < total:
         return lambda step: first
 
     executor = ThreadPoolExecutor(1)
-    unmasked: Future[Any] = executor.submit(compiled, job.unmasked_step)
+    short = batch_shapes['tokens']
+    tokens = short.update(shape=(short.shape[0], job.model.text.context_length))
+    unmasked: Future[Any] = executor.submit(
+        compiled, job.unmasked_step, batch_shapes | {'tokens': tokens}
+    )
     executor.shutdown(wait=False)
 
     def program(step: int) -> TrainStep:
         if step == last_masked + 1:
-            print_once(f'From step {step} on images are whole (config.masking.until)')
+            subject = 'images are' if tokens.shape == short.shape else 'images and captions are'
+            print_once(f'From step {step} on {subject} whole (config.masking.until)')
         return first if step <= last_masked else unmasked.result()
 
     return program

@@ -1,8 +1,9 @@
 """Several processes that run one job: start-up, and work that only one of them does."""
 
+import json
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jax.experimental import multihost_utils
 from pgs.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and the job ends
+MESSAGE_BYTES = 32_768  # of what the primary process sends to the others
 T = TypeVar('T')
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
@@ -72,19 +74,30 @@ def print_once(*words) -> None:
 
 def on_primary(call: Callable[[], None]) -> None:
     """Runs call() on the primary process; the others wait, and raise its UserError if it raises one."""
-    message = ''
+    from_primary(call)
+
+
+def from_primary(call: Callable[[], T]) -> T:
+    """The result of call() on the primary process, on all processes; it must survive JSON.
+
+    Raises:
+      UserError: on all processes, if call() raises one on the primary.
+    """
+    value, message = None, ''
     if is_primary():
         try:
-            call()
+            value = call()
         except UserError as error:
             message = str(error)
     if jax.process_count() > 1:
-        text = np.zeros(4096, np.uint8)
-        encoded = np.frombuffer(message.encode()[: len(text)], np.uint8)
-        text[: len(encoded)] = encoded
-        message = bytes(multihost_utils.broadcast_one_to_all(text)).rstrip(b'\0').decode()
+        text = np.zeros(MESSAGE_BYTES, np.uint8)
+        content = json.dumps([value, message[: MESSAGE_BYTES // 8]]).encode()
+        text[: len(content)] = np.frombuffer(content, np.uint8)
+        text = multihost_utils.broadcast_one_to_all(text)
+        value, message = json.loads(bytes(text).rstrip(b'\0'))
     if message:
         raise UserError(message)
+    return cast(T, value)
 
 
 def primary_first(call: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from configs import base
-from input_pipeline import crops, images, preparation, raw_samples, sources
+from input_pipeline import crops, images, preparation, raw_samples, sources, word_counts
 from input_pipeline.validate import MAX_PIXELS, REASONS
 from pgs.errors import UserError
 
@@ -76,6 +76,18 @@ def test_a_reader_sees_each_kept_sample_once(nasty):
     assert len(set(keys)) == len(keys)
     assert keys[: len(kept)] == kept
     assert keys[len(kept) : len(kept) + 5] == [f'{i:09}' for i in range(5)]
+
+
+def test_words_are_counted(nasty):
+    """The same file as a run writes that counts the words itself."""
+    _, out, _, _, _, _ = nasty
+    path = out / 'word_counts_train.json'
+    prepared = path.read_bytes()
+    ((source, _),) = sources.open_train(data_of(out))
+    assert word_counts.read(source)['words'] > len(source)
+    path.unlink()
+    assert word_counts.count(source)['counts']
+    assert path.read_bytes() == prepared
 
 
 def test_training_on_it_never_fails(nasty):

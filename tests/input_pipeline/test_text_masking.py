@@ -11,7 +11,9 @@ from configs import base, vitb16_pgs, vitb16_pgs_frequency
 from input_pipeline import pipeline, sources, text_masking, word_counts
 from input_pipeline.tokenizer import END_OF_TEXT, START_OF_TEXT, encode, tokenize
 from pgs.build import check_config
+from pgs.compile.aot import batch_shapes
 from pgs.errors import UserError
+from pgs.run.data import open_data, training_batches
 
 LONG = 'a small brown dog runs over the green grass of a park near the old river'
 SETTINGS = {
@@ -172,6 +174,35 @@ def batches(source, **changes):
     return list(pipeline.train_batches([(source, 1.0)], **(SETTINGS | changes)))
 
 
+def test_short_captions_end_with_the_image_mask(tiny_config):
+    """Steps 4 to 6 read whole captions; every step is what a run of that length reads."""
+    tiny_config.update(batch_size=8, total_steps=6)
+    tiny_config.masking.until = 0.5
+    data = open_data(tiny_config)._replace(mask_text=masks()['random'])
+
+    def read(short, until=0.5, start=0):
+        tiny_config.text_masking.context_length = short
+        tiny_config.masking.until = until
+        return [
+            batch['tokens'] for batch in training_batches(tiny_config, data, start, np.arange(8))
+        ]
+
+    whole, short, mixed = read(0), read(8, until=1.0), read(8)
+    assert [tokens.shape[1] for tokens in mixed] == [8, 8, 8, 24, 24, 24]
+    for step in range(3):
+        np.testing.assert_array_equal(mixed[step], short[step])
+    assert (mixed[5].max(axis=1) == END_OF_TEXT).all()
+    plain = data._replace(mask_text=text_masking.truncate)
+    tiny_config.text_masking.context_length = 0
+    for step, batch in enumerate(training_batches(tiny_config, plain, 3, np.arange(8)), 3):
+        np.testing.assert_array_equal(mixed[step], batch['tokens'])
+    for start in (1, 4):
+        for again, tokens in zip(read(8, start=start), mixed[start:], strict=True):
+            np.testing.assert_array_equal(again, tokens)
+    for again, tokens in zip(read(24), whole, strict=True):  # the model's own length
+        np.testing.assert_array_equal(again, tokens)
+
+
 @pytest.mark.parametrize('name', text_masking.NAMES)
 def test_batches_with_a_text_mask(train_source, name):
     """The same images, other tokens; the same on many hosts and after a resumption."""
@@ -214,6 +245,9 @@ def test_frequency_of_a_prepared_data_set(tmp_path, train_source):
         ),
         ({'text_masking.threshold': 0.0}, 'text_masking.threshold=0.0 must be above 0'),
         ({'model.text.context_length': 2}, 'context_length=2 has no room .* at least 3'),
+        ({'text_masking.context_length': 2}, r'text_masking\.context_length=2 has no room'),
+        ({'text_masking.context_length': -8}, r'text_masking\.context_length=-8 has no room'),
+        ({'text_masking.context_length': 25}, r'context_length=25 is above .*=24: lower it'),
     ],
 )
 def test_bad_values_are_named(tiny_config, changes, message):
@@ -224,11 +258,14 @@ def test_bad_values_are_named(tiny_config, changes, message):
 
 @pytest.mark.parametrize(('args', 'length'), [((), 8), (('8',), 8), (('16',), 16)])
 def test_the_config_of_both_masks(args, length):
-    """PGS-0.3, but for the captions."""
+    """PGS-0.3, but for the captions and the last epoch, which trains all positions."""
     config, expected = vitb16_pgs_frequency.get_config(*args), vitb16_pgs.get_config()
     expected.text_masking.strategy = 'frequency'
-    expected.model.text.context_length = length
+    expected.text_masking.context_length = length
+    expected.masking.until = 31 / 32
+    expected.optimizer.update(tail_rate=1e-5, tail_warmup_steps=500)
     assert config.to_dict() == expected.to_dict()
+    assert batch_shapes(config)['tokens'].shape == (4096, length)  # of pgs.compile
     check_config(config, devices=1, platform='cpu')
 
 

@@ -12,7 +12,13 @@ from configs import base
 from pgs.errors import UserError
 from pgs.masking import configured
 from pgs.masking.calibration import calibrated_threshold, mean_masked
-from pgs.masking.cluster import anchor_count, cluster, masked_patches, select_visible
+from pgs.masking.cluster import (
+    anchor_count,
+    anchor_similarity,
+    cluster,
+    masked_patches,
+    select_visible,
+)
 from pgs.masking.selection import visible_patches
 from pgs.masking.similarity import patch_similarity
 from pgs.models import normalize_images
@@ -191,7 +197,7 @@ def test_bad_options_are_named(changes, words, normalized_photos, embeddings):
 
 @pytest.fixture(scope='module')
 def calibration_images(normalized_photos):
-    """Similarities of 40 photograph crops, and anchors."""
+    """Similarities of 40 photograph crops, anchors, and each patch's similarity to the nearest."""
     crops = np.concatenate(
         [normalized_photos[:, y : y + 112, x : x + 112] for y in (0, 112) for x in (0, 112)]
     )
@@ -199,16 +205,16 @@ def calibration_images(normalized_photos):
     noise = np.random.default_rng(0).normal(size=(40, 196, 32)).astype(np.float32)
     similarity = patch_similarity(crops, noise, 0.2, patch_size=8)
     anchors = np.stack([np.random.default_rng(i).permutation(196)[:6] for i in range(40)])
-    return similarity, anchors
+    return similarity, anchors, anchor_similarity(similarity, anchors)
 
 
 @pytest.mark.parametrize('min_ratio', [0.0, 0.3])
 @pytest.mark.parametrize('target', [0.35, 0.5, 0.65])
 def test_calibration_reaches_its_target(calibration_images, target, min_ratio):
-    threshold = calibrated_threshold(*calibration_images, target, min_ratio)
+    threshold = calibrated_threshold(calibration_images[2], target, min_ratio)
     assert 0.0 <= threshold <= 1.0
     reached, below, above = (
-        mean_masked(*calibration_images, t, min_ratio)
+        mean_masked(calibration_images[2], t, min_ratio)
         for t in (threshold, threshold + 2**-20, threshold - 2**-20)
     )
     assert abs(reached - target) <= 1e-3 or below <= target <= above
@@ -216,18 +222,18 @@ def test_calibration_reaches_its_target(calibration_images, target, min_ratio):
 
 def test_calibration_of_few_images_brackets_its_target(calibration_images):
     """Two images can be masked to steps of 1 / 392 only."""
-    few = tuple(a[:2] for a in calibration_images)
+    few = calibration_images[2][:2]
     target = 0.5 + 1 / 800
-    threshold = calibrated_threshold(*few, target, 0.0)
-    below, above = (mean_masked(*few, t, 0.0) for t in (threshold + 2**-20, threshold - 2**-20))
+    threshold = calibrated_threshold(few, target, 0.0)
+    below, above = (mean_masked(few, t, 0.0) for t in (threshold + 2**-20, threshold - 2**-20))
     assert below <= target <= above
 
 
 def test_mean_masked_by_hand_and_monotonic(calibration_images):
-    counts = np.asarray(masked_patches(*calibration_images, 0.5)).sum(axis=1)
+    counts = np.asarray(masked_patches(*calibration_images[:2], 0.5)).sum(axis=1)
     expected = np.maximum(counts, 59).mean() / 196
-    assert mean_masked(*calibration_images, 0.5, 0.3) == pytest.approx(expected, abs=1e-6)
-    curve = [mean_masked(*calibration_images, t, 0.3) for t in np.linspace(0, 1, 21)]
+    assert mean_masked(calibration_images[2], 0.5, 0.3) == pytest.approx(expected, abs=1e-6)
+    curve = [mean_masked(calibration_images[2], t, 0.3) for t in np.linspace(0, 1, 21)]
     assert (np.diff(curve) <= 0).all()
     assert curve[-1] == pytest.approx(59 / 196, abs=1e-6)
 
@@ -235,16 +241,16 @@ def test_mean_masked_by_hand_and_monotonic(calibration_images):
 @pytest.mark.parametrize(
     ('target', 'min_ratio', 'words'),
     [
-        (0.3, 0.3, 'fraction of 0.3 must be above masking.min_ratio=0.3'),
-        (0.2, 0.3, 'fraction of 0.2 must be above masking.min_ratio=0.3'),
-        (0.3005, 0.3, r'0.3005 must be above masking.min_ratio=0.3 \(59 of 196 patches\)'),
-        (1.0, 0.3, 'fraction of 1.0 must be above .* below 1'),
-        (float('nan'), 0.3, 'fraction of nan must be'),
-        (0.999, 0.3, 'no masking.cluster_threshold from 0 to 1 .* 0.999: on these 40 images'),
-        (0.02, 0.0, 'no masking.cluster_threshold from 0 to 1 .* 0.02: on these 40 images'),
+        (0.3, 0.3, 'cluster_target=0.3, a .* must be above masking.min_ratio=0.3'),
+        (0.2, 0.3, 'cluster_target=0.2, .* must be above masking.min_ratio=0.3'),
+        (0.3005, 0.3, r'0.3005, .* must be above masking.min_ratio=0.3 \(59 of 196 patches\)'),
+        (1.0, 0.3, 'cluster_target=1.0, .* must be above .* below 1'),
+        (float('nan'), 0.3, 'cluster_target=nan, .* must be'),
+        (0.999, 0.3, 'no masking.cluster_threshold from 0 to 1 .* 0.999 .*: on these 40 images'),
+        (0.02, 0.0, 'no masking.cluster_threshold from 0 to 1 .* 0.02 .*: on these 40 images'),
         (0.5, 1.0, 'masking.min_ratio=1.0'),
     ],
 )
 def test_targets_that_cannot_be_reached_are_refused(calibration_images, target, min_ratio, words):
     with pytest.raises(UserError, match=words):
-        calibrated_threshold(*calibration_images, target, min_ratio)
+        calibrated_threshold(calibration_images[2], target, min_ratio)

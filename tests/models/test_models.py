@@ -185,6 +185,17 @@ def test_text_after_the_end_token_is_not_seen(model_and_params, batch):
     np.testing.assert_array_equal(*features)
 
 
+def test_short_rows_use_the_first_positions(model_and_params, batch):
+    """Captions that end within five tokens, in rows of five and of seven."""
+    images, tokens = batch
+    tokens = np.minimum(tokens, 90)
+    tokens[:, 4] = 99
+    features = [
+        apply(model_and_params, images, t)['text_features'] for t in (tokens, tokens[:, :5])
+    ]
+    np.testing.assert_allclose(*features, atol=1e-6)
+
+
 @pytest.mark.parametrize('remat', ['dots', 'full'])
 def test_remat_changes_memory_not_values(model_and_params, batch, remat):
     _, params = model_and_params
