@@ -22,7 +22,9 @@ from pgs.build import Job, build
 from pgs.compile.aot import configured_selection
 from pgs.compile.flops import flops_of
 from pgs.errors import UserError
+from pgs.masking.attention import scorer_settings
 from pgs.models import normalize_images
+from pgs.models.class_attention import make_scorer
 from pgs.step import TrainState, init_state, lower_train_step, make_init
 from pgs.utils.files import write_json, writing
 
@@ -87,20 +89,29 @@ def compiled_step(
     """
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
     job = build_job(config)
-    state = init_state(job.model, job.optimizer, 0, mesh) if state is None else state
+    if state is None:
+        state = init_state(job.model, job.optimizer, 0, mesh, job.strategy)
     batch = sharding.to_devices(mesh, random_batch(config))
     return lower_train_step(job.train_step, mesh, state, batch).compile(), state, batch
 
 
 def selection_timer(config: ConfigDict, batch: dict[str, jax.Array]) -> Callable[[], float]:
-    """Compiles the patch selection of a step; () -> its seconds, the median of five runs."""
-    strategy = build_job(config).strategy
+    """Compiles the patch selection of a step; () -> its seconds, the median of five runs.
+
+    If the strategy asks for an attention map, it is computed as well, by a fresh image tower.
+    """
+    job = build_job(config)
+    strategy, tower = job.strategy, None
+    if scorer_settings(strategy) is not None:
+        create = make_init(job.model, job.optimizer, 0)
+        tower = jax.jit(lambda: create().params['image_tower'])()
+    score = make_scorer(strategy, job.model.image)
     image = config.model.image
     length = (image.image_size // image.patch_size) ** 2
     images = normalize_images(batch['images'])
     embeddings = jax.random.normal(jax.random.key(0), (config.batch_size, length, image.width))
-    select = jax.jit(strategy)
-    arguments = (jax.random.key(1), images, embeddings, jnp.float32(0.5))
+    select = jax.jit(lambda tower, rng, *rest: strategy(rng, *rest, **score(tower, rest[0])))
+    arguments = (tower, jax.random.key(1), images, embeddings, jnp.float32(0.5))
     jax.block_until_ready(select(*arguments))
     return lambda: statistics.median(timed(lambda: select(*arguments)) for _ in range(5))
 
@@ -145,7 +156,7 @@ def step_flops(config: ConfigDict) -> int:
     config = config.copy_and_resolve_references()
     config.model.remat = 'none'
     job = build_job(config)
-    state = jax.eval_shape(make_init(job.model, job.optimizer, 0))
+    state = jax.eval_shape(make_init(job.model, job.optimizer, 0, job.strategy))
     return flops_of(job.train_step, state, random_batch(config))
 
 

@@ -30,6 +30,7 @@ from pgs.masking import PatchSelection, configured, known_strategies
 from pgs.masking.starvation import RARELY, seen_share, starved_share
 from pgs.masking.strategies import SELECTOR, label, options_of, selection_shape
 from pgs.models import CLIP, build_model, normalize_images
+from pgs.models.class_attention import make_scorer
 from pgs.utils import cli
 from pgs.utils.files import write_json, writing
 
@@ -79,8 +80,15 @@ def paper_model() -> CLIP:
     return build_model(settings, dtype=jnp.float32)
 
 
+def untrained(model: CLIP) -> Any:
+    """Fresh parameters of the image tower."""
+    create = functools.partial(model.init, method=CLIP.embed_images)
+    images = jnp.zeros((1, model.image.image_size, model.image.image_size, 3))
+    return jax.jit(create)(jax.random.key(0), images)['params']
+
+
 def patch_embeddings(model: CLIP, params: Any, images_NxHxWx3: jax.Array) -> jax.Array:
-    """Patch embeddings after the position embedding, (N, L, D); params None: untrained ones."""
+    """Patch embeddings after the position embedding, (N, L, D)."""
     found = []
 
     def keep_all(images: jax.Array, embeddings: jax.Array) -> PatchSelection:
@@ -89,13 +97,8 @@ def patch_embeddings(model: CLIP, params: Any, images_NxHxWx3: jax.Array) -> jax
         count, length, _ = embeddings.shape
         return PatchSelection(jnp.broadcast_to(jnp.arange(length), (count, length)))
 
-    if params is None:
-        run = functools.partial(model.init, jax.random.key(0))
-    else:
-        run = functools.partial(model.apply, {'params': params})
-
     def embed(images: jax.Array) -> jax.Array:
-        run(images, keep_all, method=CLIP.select_patches)
+        model.apply({'params': params}, images, keep_all, method=CLIP.select_patches)
         return found[-1]
 
     return jax.jit(embed)(images_NxHxWx3)
@@ -114,11 +117,17 @@ def measure(model: CLIP, params: Any, sets: dict[str, np.ndarray], draws: int) -
         try:
             strategy = configured(masking, patch)
             row = label(name, selection_shape(strategy, size, patch), model.image.num_patches)
+            score = make_scorer(strategy, model.image)
         except UserError as error:
             print(f'{name} is left out: {error}', flush=True)
             continue
         row = ', '.join([row, *(f'{key}={value}' for key, value in options.items())])
-        compiled = jax.jit(functools.partial(seen_share, strategy, draws=draws, seed=0))
+
+        def share(images: jax.Array, embeddings: jax.Array, strategy=strategy, score=score):
+            select = functools.partial(strategy, **score(params['image_tower'], images))
+            return seen_share(select, images, embeddings, draws=draws, seed=0)
+
+        compiled = jax.jit(share)
         print(f'{row}: {draws} draws of each image', flush=True)
         seen[row] = {s: np.asarray(compiled(images[s], embeddings[s])) for s in sets}
     return seen
@@ -165,16 +174,12 @@ def measure_all(
     if checkpoint is None:
         model = paper_model()
         sets = image_sets(model.image.image_size, count)
-        return sets, measure(model, None, sets, draws)
+        return sets, measure(model, untrained(model), sets, draws)
     loaded = load_model(checkpoint, model_config=model_config)
     sets = image_sets(loaded.model.image.image_size, count)
-    untrained = measure(loaded.model, None, sets, draws)
-    trained = measure(loaded.model, loaded.params, sets, draws)
-    return sets, {
-        f'{row}, {kind}': seen[row]
-        for row in untrained
-        for kind, seen in (('untrained', untrained), ('trained', trained))
-    }
+    kinds = {'untrained': untrained(loaded.model), 'trained': loaded.params}
+    seen = {kind: measure(loaded.model, params, sets, draws) for kind, params in kinds.items()}
+    return sets, {f'{row}, {kind}': seen[kind][row] for row in seen['untrained'] for kind in kinds}
 
 
 def main(argv: list[str]) -> None:

@@ -82,12 +82,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Masking: the options of all strategies (docs/masking.md); each reads its own ---
     config.masking = ml_collections.ConfigDict()
-    # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'pgs'
+    # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'
     config.masking.strategy = 'pgs'
     config.masking.until = 1.0  # share of the run after which images are whole; 1: never
     config.masking.whole_share = 0.0  # share of each batch whose images keep all patches
-    config.masking.mask_ratio = 0.5  # random, gaussian: masked fraction of the patches
+    config.masking.mask_ratio = 0.5  # random, gaussian, attentive: masked fraction of the patches
     config.masking.covariance = 0.2  # gaussian: of the centre's density, sides reach from -1 to 1
+    config.masking.attention_scale = 0.5  # attentive: resolution of the scorer's images, 0.5 or 1.0
+    config.masking.ema_decay = 0.996  # attentive: of the scorer's weights, rises to 1 over the run
     config.masking.anchor_ratio = 0.03  # cluster: fraction of the patches drawn as anchors
     config.masking.cluster_threshold = 0.5  # cluster: cosine to an anchor that masks a patch
     # cluster: mean masked fraction for which the threshold is set before training; 0: as given

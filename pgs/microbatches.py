@@ -29,6 +29,18 @@ def join(parts: jax.Array) -> jax.Array:
     return shard_batch(rows.reshape(-1, *parts.shape[2:]))
 
 
+def map_parts(function: Callable[[Any], Any], batch: Any, count: int) -> Any:
+    """function(batch) for a function of rows, computed on one of `count` microbatches at a time.
+
+    Args:
+      function: rows of a batch -> tree of arrays with the same leading axis.
+      batch, count: as for loss_and_gradient.
+    """
+    if count == 1:
+        return function(batch)
+    return jax.tree.map(join, jax.lax.map(function, jax.tree.map(lambda x: split(x, count), batch)))
+
+
 def loss_and_gradient(
     embed: Callable[[Any, Any], tuple[Any, Any]],
     loss: Callable[[Any, Any], jax.Array],

@@ -11,9 +11,12 @@ import optax
 from jax.sharding import Mesh
 
 from pgs.loss import info_nce
+from pgs.masking.attention import scorer_settings
 from pgs.masking.selection import mask_ratio
-from pgs.microbatches import loss_and_gradient
+from pgs.microbatches import loss_and_gradient, map_parts
+from pgs.models.class_attention import make_scorer, moved_average
 from pgs.models.clip import CLIP, MAX_LOG_SCALE, normalize_images
+from pgs.models.image_tower import ImageTowerSettings
 from pgs.sharding import batch_sharding, replicated, state_sharding
 
 
@@ -24,6 +27,8 @@ class TrainState:
     step: jax.Array  # int32 scalar: steps done
     params: Any  # float32
     opt_state: Any
+    # EMA of params['image_tower']; None unless the strategy asks for an attention map.
+    ema: Any = None
 
 
 Metrics = dict[str, jax.Array]
@@ -31,25 +36,37 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metri
 
 
 def make_init(
-    model: CLIP, optimizer: optax.GradientTransformation, seed: int
+    model: CLIP,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    strategy: Callable | None = None,
 ) -> Callable[[], TrainState]:
-    """A function () -> fresh state, to be jitted, or traced for its shapes."""
+    """A function () -> fresh state, to be jitted, or traced for its shapes.
+
+    With a strategy that asks for an attention map the state has an EMA tower: a copy of the fresh one.
+    """
+    has_ema = strategy is not None and scorer_settings(strategy) is not None
 
     def create() -> TrainState:
         size, length = model.image.image_size, model.text.context_length
         images = jnp.zeros((1, size, size, 3), jnp.float32)
         tokens = jnp.zeros((1, length), jnp.int32)
         params = model.init(jax.random.key(seed), images, tokens)['params']
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        ema = jax.tree.map(jnp.copy, params['image_tower']) if has_ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
     return create
 
 
 def init_state(
-    model: CLIP, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    model: CLIP,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    strategy: Callable | None = None,
 ) -> TrainState:
     """A fresh state, created in place: no device materialises the whole sharded state."""
-    create = make_init(model, optimizer, seed)
+    create = make_init(model, optimizer, seed, strategy)
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
 
 
@@ -70,6 +87,8 @@ def make_train_step(
       optimizer: built with schedule.
       schedule: step -> learning rate, for the metrics.
       strategy: (rng, images, patch_embeddings, progress) -> PatchSelection; None masks nothing.
+        If it asks for an attention map, the state's EMA tower is updated first and then scores the
+        images; otherwise an EMA tower stays as it is.
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
@@ -84,13 +103,19 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, jax.Array]):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         progress = state.step.astype(jnp.float32) / total_steps
+        ema, scores = score_patches(
+            strategy, model.image, state, batch['images'], progress=progress, parts=microbatches
+        )
         # A key for each image, so that its mask does not depend on devices and microbatches.
-        rows = batch | {'keys': jax.random.split(rng, batch['images'].shape[0])}
+        keys = jax.random.split(rng, batch['images'].shape[0])
+        rows = batch | {'keys': keys, 'scores': scores}
 
         def embed(params, rows):
             select = None
             if strategy is not None:
-                select = functools.partial(strategy, rows['keys'], progress=progress)
+                select = functools.partial(
+                    strategy, rows['keys'], progress=progress, **rows['scores']
+                )
             images = normalize_images(rows['images'])
             out: Any = model.apply({'params': params}, images, rows['tokens'], select)
             features = out['image_features'], out['text_features']
@@ -113,9 +138,41 @@ def make_train_step(
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return train_step
+
+
+def score_patches(
+    strategy: Callable | None,
+    image: ImageTowerSettings,
+    state: TrainState,
+    images: jax.Array,
+    *,
+    progress: jax.Array,
+    parts: int,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Updates the EMA tower and scores the patches with it, if the strategy asks for that.
+
+    Args:
+      strategy: of make_train_step.
+      image: settings of the image tower.
+      state: before the step.
+      images: uint8 (B, H, W, 3).
+      progress: step / total_steps.
+      parts: number of microbatches.
+
+    Returns:
+      (the new EMA tower, keyword arguments for the strategy); (the old one, {}) for a strategy
+      that asks for nothing.
+    """
+    settings = None if strategy is None else scorer_settings(strategy)
+    if strategy is None or settings is None:
+        return state.ema, {}
+    score = make_scorer(strategy, image)
+    with jax.named_scope('patch_selection'):
+        ema = moved_average(state.ema, state.params['image_tower'], progress, settings.decay)
+        return ema, map_parts(lambda part: score(ema, normalize_images(part)), images, parts)
 
 
 def lower_train_step(

@@ -80,7 +80,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
 
     # --- Start or resume ---
     manager = checkpoint.open_manager(run.workdir / 'checkpoints', keep=config.checkpoints_kept)
-    state = init_state(run.job.model, run.job.optimizer, config.seed, run.mesh)
+    job = run.job
+    state = init_state(job.model, job.optimizer, config.seed, run.mesh, job.strategy)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
     elif initial is not None:

@@ -15,6 +15,7 @@ VITB16 = [
     ('vitb16_flip', ()),
     ('vitb16_eclip', ()),
     ('vitb16_glip', ()),
+    ('vitb16_aclip', ()),
 ]
 
 
@@ -79,7 +80,11 @@ def test_what_differs():
 def test_recipes_of_the_peers():
     """The paper's common recipe by default, their own ones by :published."""
     common = load('vitb16_clip').to_dict()
-    for name, strategy in (('vitb16_eclip', 'cluster'), ('vitb16_glip', 'gaussian')):
+    for name, strategy in (
+        ('vitb16_eclip', 'cluster'),
+        ('vitb16_glip', 'gaussian'),
+        ('vitb16_aclip', 'attentive'),
+    ):
         expected = common | {'masking': common['masking'] | {'strategy': strategy}}
         assert load(name).to_dict() == load(name, ('common',)).to_dict() == expected
         with pytest.raises(UserError, match=f'{name}.py:own is not a recipe: .*:published'):
@@ -100,6 +105,12 @@ def test_recipes_of_the_peers():
     assert glip.data.crop_scale == (0.5, 1.0)
     assert glip.masking.covariance == 0.2
 
+    aclip = load('vitb16_aclip', ('published',))
+    assert (aclip.batch_size, aclip.epochs, aclip.data.crop_scale) == (4096, 25, (0.5, 1.0))
+    assert (aclip.optimizer.peak_learning_rate, aclip.optimizer.warmup_steps) == (5e-4, 2678)
+    assert (aclip.optimizer.weight_decay, aclip.optimizer.epsilon) == (0.5, 1e-8)
+    assert (aclip.masking.mask_ratio, aclip.masking.ema_decay) == (0.5, 0.996)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'args'), VITB16)
@@ -117,6 +128,7 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys)
         'random': (0.499, 0.501),
         'gaussian': (0.499, 0.501),
         'cluster': (0.299, 0.995),
+        'attentive': (0.489, 0.491),
         'none': (0.0, 0.0),
     }[config.masking.strategy]
     assert low <= results['mask_ratio_mean'] <= high
@@ -124,7 +136,7 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys)
 
 
 def test_every_config_says_how_to_run_it():
-    names = ('clip', 'flip', 'eclip', 'glip', 'pgs', 'pgs_tune')
+    names = ('clip', 'flip', 'eclip', 'glip', 'aclip', 'pgs', 'pgs_tune')
     for name in ('quickstart', *(f'vitb16_{name}' for name in names)):
         text = importlib.import_module(f'configs.{name}').__doc__
         assert 'python main.py' in text

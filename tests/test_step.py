@@ -18,7 +18,7 @@ from pgs.step import init_state, jit_train_step, lower_train_step
 
 def make(config, mesh):
     job = build(config, total_steps=config.total_steps, platform='cpu')
-    return job.train_step, init_state(job.model, job.optimizer, config.seed, mesh)
+    return job.train_step, init_state(job.model, job.optimizer, config.seed, mesh, job.strategy)
 
 
 def batches(config, count):
@@ -58,14 +58,18 @@ def assert_same(one, other, rtol=1e-5, atol=2e-5):
         np.testing.assert_allclose(a, b, atol=atol)
 
 
-def test_one_compilation_for_many_steps(tiny_config):
+@pytest.mark.parametrize(
+    ('strategy', 'low', 'high'), [('pgs', 0.3, 0.5), ('attentive', 0.25, 0.25)]
+)
+def test_one_compilation_for_many_steps(tiny_config, strategy, low, high):
+    tiny_config.masking.strategy = strategy
     mesh = one_device_mesh(16)
     step, state = make(tiny_config, mesh)
     jitted = jit_train_step(step, mesh, state)
     with jax.set_mesh(mesh):
         for batch in batches(tiny_config, 4):
             state, metrics = jitted(state, sharding.to_devices(mesh, batch))
-            assert 0.3 <= float(metrics['mask_ratio']) <= 0.5
+            assert low <= float(metrics['mask_ratio']) <= high
     assert jitted._cache_size() == 1
     assert int(state.step) == 4
     assert set(metrics) == {'loss', 'grad_norm', 'logit_scale', 'learning_rate', 'mask_ratio'}
@@ -73,7 +77,14 @@ def test_one_compilation_for_many_steps(tiny_config):
 
 @pytest.mark.parametrize(
     ('strategy', 'data', 'fsdp'),
-    [('pgs', 8, 1), ('pgs', 4, 2), ('pgs', 1, 8), ('random', 2, 4), ('none', 4, 2)],
+    [
+        ('pgs', 8, 1),
+        ('pgs', 4, 2),
+        ('pgs', 1, 8),
+        ('random', 2, 4),
+        ('none', 4, 2),
+        ('attentive', 2, 4),
+    ],
 )
 def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsdp):
     tiny_config.masking.strategy = strategy
@@ -99,10 +110,13 @@ def test_whole_images_are_the_same_on_any_mesh(tiny_config):
     )
 
 
-@pytest.mark.parametrize(('count', 'data', 'fsdp'), [(4, 1, 1), (2, 2, 2)])
-def test_microbatches_compute_what_the_whole_batch_does(tiny_config, count, data, fsdp):
+@pytest.mark.parametrize(
+    ('strategy', 'count', 'data', 'fsdp'),
+    [('pgs', 4, 1, 1), ('pgs', 2, 2, 2), ('attentive', 4, 1, 1)],
+)
+def test_microbatches_compute_what_the_whole_batch_does(tiny_config, strategy, count, data, fsdp):
     """The masks too: an image's draw does not hang on its microbatch, nor its group's budget."""
-    tiny_config.masking.budget_group = 2
+    tiny_config.masking.update(strategy=strategy, budget_group=2)
     whole = run(tiny_config, one_device_mesh(16))
     mesh = sharding.make_mesh({'data': data, 'fsdp': fsdp}, 16, jax.devices()[: data * fsdp])
     tiny_config.microbatches = count
@@ -170,6 +184,28 @@ def test_progress_and_key_follow_the_step(tiny_config):
     jitted = jax.jit(step)
     losses = [float(jitted(state.replace(step=jnp.int32(s)), batch)[1]['loss']) for s in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
+
+
+def test_the_scorer_is_updated_before_it_scores_and_kept_without_a_mask(tiny_config):
+    tiny_config.masking.update(strategy='attentive', mask_ratio=0.75)
+    batch = next(batches(tiny_config, 1))
+    other = jax.tree.map(lambda x: x[..., ::-1], make(tiny_config, one_device_mesh(16))[1].ema)
+
+    def loss(decay, ema):
+        tiny_config.masking.ema_decay = decay
+        step, state = make(tiny_config, one_device_mesh(16))
+        return float(jax.jit(step)(state.replace(ema=ema or state.ema), batch)[1]['loss'])
+
+    # With a decay of 0 the first step replaces the average by the weights, before they score.
+    assert loss(0.0, other) == pytest.approx(loss(0.0, None), rel=1e-6)
+    assert loss(0.99, other) != pytest.approx(loss(0.99, None), rel=1e-4)
+
+    job = build(tiny_config, total_steps=6, platform='cpu')
+    state = make(tiny_config, one_device_mesh(16))[1].replace(ema=other)
+    after, metrics = jax.jit(job.unmasked_step)(state, batch)
+    assert float(metrics['mask_ratio']) == 0.0
+    for a, b in zip(jax.tree.leaves(after.ema), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_logit_scale_is_clipped(tiny_config):

@@ -7,16 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from einops import rearrange
 
 from pgs.errors import UserError
+from pgs.models.positions import resample_grid
 
 
 def resize_positions(positions_TxD: np.ndarray, grid: int) -> np.ndarray:
-    """Resamples the patch positions and keeps the class token's.
-
-    As OpenCLIP's resize_pos_embed: bicubic (Keys' kernel with a = -0.5), antialiased, with pixel
-    centres at halves.
+    """Resamples the patch positions (pgs/models/positions.py) and keeps the class token's.
 
     Args:
       positions_TxD: float32 (1 + n * n, D), the class token's first.
@@ -34,11 +31,7 @@ def resize_positions(positions_TxD: np.ndarray, grid: int) -> np.ndarray:
         raise UserError(f'{count} patch positions are not a square grid and cannot be resampled')
     if old == grid:
         return positions_TxD
-    square = rearrange(positions_TxD[1:], '(h w) d -> h w d', h=old)
-    resized = jax.image.resize(
-        square, (grid, grid, square.shape[-1]), 'bicubic', precision=jax.lax.Precision.HIGHEST
-    )
-    return np.concatenate([positions_TxD[:1], rearrange(np.asarray(resized), 'h w d -> (h w) d')])
+    return np.concatenate([positions_TxD[:1], np.asarray(resample_grid(positions_TxD[1:], grid))])
 
 
 def resize_image(

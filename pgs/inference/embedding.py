@@ -97,10 +97,10 @@ def make_embedder(
       batch_size: rows that all devices embed at once; rounded up to a multiple of the devices.
       mask: of the images; None: all patches are seen.
     """
-    select = None if mask is None else mask.select
 
     def image_step(params, images):
         images = normalize_images(images)
+        select = None if mask is None else mask.select_with(params, images)
         return model.apply({'params': params}, images, select, method=CLIP.embed_images)
 
     def text_step(params, tokens):

@@ -7,7 +7,7 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ from pgs.masking.strategies import (
     options_of,
     selection_shape,
 )
+from pgs.models.class_attention import make_scorer
 from pgs.models.clip import CLIP
 from pgs.models.image_tower import ImageTowerSettings
 from pgs.utils.distributed import print_once
@@ -46,16 +47,21 @@ class ScoringMask(NamedTuple):
       settings: the strategy's name and all its options, as config.masking has them.
       label: name and masked range, for the console.
       strategy: (rng, images, patch_embeddings, progress) -> PatchSelection.
+      score: of make_scorer; the image tower's own weights score patches, if the strategy asks for it.
     """
 
     settings: dict[str, Any]
     label: str
     strategy: functools.partial[PatchSelection]
+    score: Callable[[Any, jax.Array], dict[str, jax.Array]]
 
-    def select(self, images: jax.Array, patch_embeddings: jax.Array) -> PatchSelection:
-        """What is kept of images (B, H, W, 3), for `CLIP.embed_images`."""
+    def select_with(
+        self, params: Any, images: jax.Array
+    ) -> Callable[[jax.Array, jax.Array], PatchSelection]:
+        """`select` for CLIP.embed_images with these parameters and normalised images (B, H, W, 3)."""
         keys_B = jnp.broadcast_to(jax.random.key(SEED), images.shape[:1])
-        return self.strategy(keys_B, images, patch_embeddings, 1.0)
+        scores = self.score(params['image_tower'], images)
+        return functools.partial(self.strategy, keys_B, progress=1.0, **scores)
 
 
 def scoring_mask(masking: Mapping[str, Any], image: ImageTowerSettings) -> ScoringMask | None:
@@ -79,7 +85,8 @@ def scoring_mask(masking: Mapping[str, Any], image: ImageTowerSettings) -> Scori
         return None
     options = {name: strategy.keywords.get(name, value) for name, value in defaults.items()}
     settings = {SELECTOR: masking[SELECTOR]} | options
-    return ScoringMask(settings, label(masking[SELECTOR], shape, image.num_patches), strategy)
+    name = label(masking[SELECTOR], shape, image.num_patches)
+    return ScoringMask(settings, name, strategy, make_scorer(strategy, image))
 
 
 def find_mask(masking: str, checkpoint: str | os.PathLike, model: CLIP) -> ScoringMask | None:

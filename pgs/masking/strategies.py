@@ -11,6 +11,10 @@ A strategy is a pure function
     patch_size        side of a patch in pixels
     options           keyword arguments with defaults; config.masking sets them by name
 
+A strategy may also declare the keyword argument `attention` without a default (attention.py):
+
+    attention         float32 (B, S), how strongly an image tower's class token attends to each patch
+
 It runs inside the jitted train step; its shapes depend only on the options and the batch size.
 
 The file may also have a function that sets options from training images before the first step:
@@ -39,6 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pgs.errors import UserError
+from pgs.masking.attention import ATTENTION, attention_shape
 from pgs.masking.calibration import Calibration
 from pgs.masking.selection import PatchSelection
 
@@ -47,6 +52,7 @@ RUN_KEYS = {
     'until',
     'whole_share',
 }  # keys for any strategy, which the run reads; the others are options
+PROVIDED = {'patch_size', ATTENTION}  # keyword arguments that are no options
 
 
 @functools.cache  # at the first call and not at import, so that a strategy may import this module
@@ -67,7 +73,7 @@ def options_of(strategy: Callable) -> dict[str, Any]:
     return {
         p.name: p.default
         for p in inspect.signature(strategy).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.name != 'patch_size'
+        if p.kind is p.KEYWORD_ONLY and p.name not in PROVIDED
     }
 
 
@@ -108,7 +114,8 @@ def configured(masking: Mapping[str, Any], patch_size: int) -> functools.partial
       patch_size: side of a patch in pixels.
 
     Returns:
-      (rng, images, patch_embeddings, progress) -> PatchSelection.
+      (rng, images, patch_embeddings, progress) -> PatchSelection; a strategy that asks for an
+      attention map takes it as the keyword argument `attention`.
 
     Raises:
       UserError: an unknown strategy, an option without a default, a key that is no strategy's
@@ -184,6 +191,7 @@ def selection_shape(
         jax.random.key(0),
         jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32),
         jax.ShapeDtypeStruct((batch, length, 1), jnp.float32),
+        **attention_shape(strategy, image_size, patch_size, batch),
     )
 
 
@@ -223,7 +231,12 @@ def find_problem(function: Callable, options: tuple, image_size: int, patch_size
     images = jax.random.normal(keys[0], (batch, image_size, image_size, 3))
     images = images.at[1].set(0.0)  # a flat image, which has no edges and no direction
     embeddings = jax.random.normal(keys[1], (batch, length, 8))
-    selection = jax.jit(functools.partial(function, **dict(options)))(keys, images, embeddings, 0.5)
+    strategy = functools.partial(function, **dict(options))
+    given = {
+        name: jax.random.uniform(keys[0], shape.shape).at[1].set(0.0)
+        for name, shape in attention_shape(strategy, image_size, patch_size, batch).items()
+    }
+    selection = jax.jit(strategy)(keys, images, embeddings, 0.5, **given)
     if not isinstance(selection, PatchSelection):
         return f'returns a {type(selection).__name__}, not a PatchSelection'
     keep, valid = selection.keep_ids, selection.valid

@@ -38,7 +38,8 @@ def keep_some_whole(
         raise UserError(f'masking.whole_share={share} must be from 0 to 1')
     if not share:
         return strategy
-    return functools.partial(select_with_whole, strategy=strategy, share=share, group=group)
+    select = functools.partial(select_with_whole, strategy=strategy, share=share, group=group)
+    return functools.update_wrapper(select, strategy)  # it asks for what the strategy asks for
 
 
 def select_with_whole(
@@ -50,10 +51,11 @@ def select_with_whole(
     strategy: Callable[..., PatchSelection],
     share: float,
     group: int,
+    **attention: jax.Array,
 ) -> PatchSelection:
     """The strategy's selection with some images of each group whole; see keep_some_whole."""
     batch, length = patch_embeddings.shape[:2]
-    selection = strategy(rng, images, patch_embeddings, progress)
+    selection = strategy(rng, images, patch_embeddings, progress, **attention)
     group = selection.buckets.group if selection.buckets else math.gcd(batch, group)
     count = round(share * group)
     if count == 0:

@@ -11,6 +11,10 @@ from einops import rearrange
 
 from pgs.sharding import shard_batch
 
+# Flax's collection for values within a module; the blocks leave their CLASS_ATTENTION there for a
+# caller that asks for it, see class_attention.py. Otherwise it is not computed.
+INTERMEDIATES, CLASS_ATTENTION = 'intermediates', 'class_attention'
+
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which OpenCLIP's weights expect
 
 # What a layer stores for the backward pass; None stores everything (no rematerialisation).
@@ -94,12 +98,23 @@ class Block(nn.Module):
                 rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.settings.heads)
                 for x in jnp.split(part, 3, axis=-1)
             )
+            if self.is_mutable_collection(INTERMEDIATES):
+                self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
             mask = None if valid_NxT is None else valid_NxT[:, None, None, :]
             out = jax.nn.dot_product_attention(
                 q, k, v, mask=mask, is_causal=self.settings.causal, implementation=fused(q, mask)
             )
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
+
+
+def first_token_attention(q_BxTxHxD: jax.Array, k_BxTxHxD: jax.Array) -> jax.Array:
+    """Softmax attention of the first token to each later one, mean over heads: float32 (B, T - 1)."""
+    logits_BxHxT = jnp.einsum(
+        'bhd,bthd->bht', q_BxTxHxD[:, 0], k_BxTxHxD, preferred_element_type=jnp.float32
+    )
+    weights_BxHxT = jax.nn.softmax(logits_BxHxT * q_BxTxHxD.shape[-1] ** -0.5, axis=-1)
+    return weights_BxHxT[:, :, 1:].mean(axis=1)
 
 
 def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> Literal['cudnn'] | None:
@@ -157,7 +172,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=REMAT_POLICIES[s.remat], prevent_cse=False)
         stack = nn.scan(
             block,
-            variable_axes={'params': 0},
+            variable_axes={'params': 0, INTERMEDIATES: 0},
             split_rngs={'params': True},
             in_axes=nn.broadcast,
             length=s.layers,

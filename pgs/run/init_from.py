@@ -81,6 +81,8 @@ def is_same(key: str, theirs: Any, ours: Any, settings: Mapping[str, Any]) -> bo
 def place(state: TrainState, params: dict[str, Any]) -> TrainState:
     """The state with other parameters, sharded like its own: no device gets more than its shard.
 
+    An EMA tower, if the state has one, starts as a copy of these parameters.
+
     Args:
       state: fresh, on the mesh.
       params: the same tree, complete on every host.
@@ -91,4 +93,8 @@ def place(state: TrainState, params: dict[str, Any]) -> TrainState:
             like.shape, like.sharding, lambda index: np.asarray(values[index])
         )
 
-    return dataclasses.replace(state, params=jax.tree.map(put, params, state.params))
+    placed = jax.tree.map(put, params, state.params)
+    if state.ema is None:
+        return dataclasses.replace(state, params=placed)
+    ema = jax.tree.map(put, params['image_tower'], state.ema)
+    return dataclasses.replace(state, params=placed, ema=ema)

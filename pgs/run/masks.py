@@ -1,5 +1,6 @@
 """A trained model's masks: how much of known objects they keep, and a figure of all strategies."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from pgs.masking import configured, known_strategies, object_retention
 from pgs.masking.edges import edge_scores
 from pgs.masking.selection import PatchSelection, mask_ratio, visible_patches
 from pgs.models import CLIP, normalize_images
+from pgs.models.class_attention import make_scorer
 from pgs.run import figures
 from pgs.utils.distributed import print_once
 
@@ -77,12 +79,12 @@ def make_select(
 ) -> Callable[[Any, np.ndarray], PatchSelection]:
     """A jitted function (params, images uint8) -> PatchSelection of a strategy."""
     strategy = configured(masking, model.image.patch_size)
-
-    def select(images, patch_embeddings):
-        return strategy(jax.random.key(seed), images, patch_embeddings, progress)
+    score = make_scorer(strategy, model.image)
 
     def apply(params, images):
         normalized = normalize_images(images)
+        scores = score(params['image_tower'], normalized)
+        select = functools.partial(strategy, jax.random.key(seed), progress=progress, **scores)
         return model.apply({'params': params}, normalized, select, method=CLIP.select_patches)
 
     return jax.jit(apply)

@@ -21,7 +21,8 @@ def test_sets_and_paper_model():
     for name in ('OpenMoji over photographs', 'photographs'):
         assert (sets[name][:, 0, 0] != 255).any()
     model = starvation.paper_model()
-    embeddings = starvation.patch_embeddings(model, None, np.zeros((2, 224, 224, 3), np.float32))
+    params = starvation.untrained(model)
+    embeddings = starvation.patch_embeddings(model, params, np.zeros((2, 224, 224, 3), np.float32))
     assert embeddings.shape == (2, 196, 768)
     assert np.isfinite(embeddings).all()
 

@@ -228,7 +228,7 @@ def test_bad_flags_get_one_line(flags, words):
     assert words in done.stderr
 
 
-@pytest.mark.parametrize('strategy', ['none', 'random', 'pgs'])
+@pytest.mark.parametrize('strategy', ['none', 'random', 'attentive', 'pgs'])
 def test_the_step_lowers_for_cuda_and_tpu(strategy):
     """jax.export checks every operation against the platform's rules; nothing is compiled."""
     config = shrunk_quickstart(total_steps=6)
@@ -237,7 +237,7 @@ def test_the_step_lowers_for_cuda_and_tpu(strategy):
     config.microbatches = 2
     for platform, name in (('cuda', 'gpu'), ('tpu', 'tpu')):
         job = build(config, total_steps=6, platform=name)
-        state = jax.eval_shape(make_init(job.model, job.optimizer, 0))
+        state = jax.eval_shape(make_init(job.model, job.optimizer, 0, job.strategy))
         batch = {
             'images': jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.uint8),
             'tokens': jax.ShapeDtypeStruct((16, 24), jnp.int32),

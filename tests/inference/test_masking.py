@@ -1,5 +1,6 @@
 """Scoring with masks: what an image's mask depends on, where it comes from, and what is refused."""
 
+import functools
 import json
 import shutil
 
@@ -16,6 +17,7 @@ from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import find_mask, run_masking, scoring_mask
 from pgs.masking import configured, known_strategies
 from pgs.masking.selection import visible_patches
+from pgs.models.class_attention import make_scorer
 from pgs.models.clip import CLIP, normalize_images
 
 MASKING = [name for name in known_strategies() if name != 'none']
@@ -67,15 +69,14 @@ def test_masked_features_are_those_of_the_selection(name, untrained_clip, loaded
     options = {'strategy': name, 'long_share': 1.0}
     strategy = configured(options, loaded.model.image.patch_size)
 
-    def select(images, patch_embeddings):
-        return strategy(jax.random.key(0)[None], images, patch_embeddings, 1.0)
+    score = make_scorer(strategy, loaded.model.image)
 
     @jax.jit
     def embed(image):
-        variables = {'params': loaded.params}
-        return loaded.model.apply(
-            variables, normalize_images(image), select, method=CLIP.embed_images
-        )
+        variables, image = {'params': loaded.params}, normalize_images(image)
+        scores = score(loaded.params['image_tower'], image)  # the tower's own, if any are wanted
+        select = functools.partial(strategy, jax.random.key(0)[None], progress=1.0, **scores)
+        return loaded.model.apply(variables, image, select, method=CLIP.embed_images)
 
     expected = np.concatenate([embed(image[None]) for image in images])
     masked = load_clip(untrained_clip, masking=name).images(images)
@@ -89,10 +90,9 @@ def test_a_mask_does_not_depend_on_the_other_images(name, untrained_clip, loaded
 
     @jax.jit
     def visible(images):
-        variables = {'params': loaded.params}
-        return loaded.model.apply(
-            variables, normalize_images(images), mask.select, method=CLIP.select_patches
-        )
+        variables, images = {'params': loaded.params}, normalize_images(images)
+        select = mask.select_with(loaded.params, images)
+        return loaded.model.apply(variables, images, select, method=CLIP.select_patches)
 
     together = visible_patches(jax.device_get(visible(images)), 16)
     order = [3, 8, 1, 0, 7, 2, 6, 5, 4]

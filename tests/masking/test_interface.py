@@ -27,7 +27,7 @@ def default_masking(**changes):
 
 
 def test_every_strategy_is_found():
-    assert {'none', 'random', 'gaussian', 'cluster', 'pgs'} <= set(known_strategies())
+    assert {'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'} <= set(known_strategies())
     assert all(name == function.__name__ for name, function in known_strategies().items())
 
 
@@ -126,6 +126,7 @@ def test_right_outputs_pass():
         ({'strategy': 'random'}, 'random 0.5'),
         ({'strategy': 'gaussian'}, 'gaussian 0.5'),
         ({'strategy': 'cluster'}, 'cluster 0.3-0.99'),
+        ({'strategy': 'attentive'}, 'attentive 0.49'),
         ({}, 'pgs 0.3-0.5'),
         ({'long_share': 1.0}, 'pgs 0.3-0.5'),
         ({'min_ratio': 0.5}, 'pgs 0.5'),
