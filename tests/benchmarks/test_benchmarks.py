@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from conftest import shrunk_quickstart
 
 from benchmarks import common, open_clip_step
 from benchmarks.plots import bars_figure
 from pgs.compile.aot import masks_nothing
 from pgs.errors import UserError
 
-NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip', 'scaling']
+NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip', 'scaling', 'masked_inference']
 ROOT = Path(__file__).parents[2]
 
 
@@ -167,3 +168,23 @@ def test_every_benchmark_starts(name):
     )
     assert '--out' in done.stdout, done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_masked_inference_of_a_tiny_model(monkeypatch):
+    benchmark = load('masked_inference')
+
+    def tiny(masked: bool):
+        config = shrunk_quickstart(total_steps=1)
+        config.masking.update(strategy='random', mask_ratio=0.5 if masked else 0.0)
+        return config
+
+    names = {'none': lambda: tiny(masked=False), 'half': lambda: tiny(masked=True)}
+    monkeypatch.setattr(common, 'VARIANTS', names)
+    models = benchmark.embedders(['none', 'half'], batch_size=1)
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
+    whole, masked = (models[name].images(image) for name in names)
+    assert np.abs(whole - masked).max() > 1e-3
+    rates = benchmark.measure(models, count=2, rounds=2)
+    assert {name: len(values) for name, values in rates.items()} == {'none': 2, 'half': 2}
+    row = benchmark.rows({'a': [2.0, 4.0, 3.0]}, {'a': [1.0, 1.5, 0.5]})
+    assert row == [['a', '3.00 (2.00 to 4.00)', '1.00 (0.50 to 1.50)']]
