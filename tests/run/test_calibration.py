@@ -8,6 +8,7 @@ from conftest import shrunk_quickstart
 
 import pgs.run.calibration as calibration_module
 import pgs.train as train_module
+from pgs.build import check_config
 from pgs.convert import load_model
 from pgs.errors import UserError
 from pgs.inference.masking import find_mask
@@ -105,8 +106,7 @@ def test_targets_without_a_threshold_are_refused(tmp_path, masking, words):
     assert not (tmp_path / 'run').exists()
 
 
-def test_only_this_strategy_is_calibrated(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration_module, 'calibrate', None)
-    tiny_config.total_steps = 1
+def test_only_this_strategy_is_calibrated(tiny_config, tmp_path):
     tiny_config.masking.cluster_target = 0.2  # below min_ratio: an option of another strategy
-    train(tiny_config, tmp_path)
+    check_config(tiny_config, devices=1, platform='cpu')
+    assert calibration_module.with_calibration(tiny_config, None, tmp_path) is tiny_config
