@@ -33,7 +33,7 @@ def attentive(
 
     Args:
       attention: float32 (B, S), see attention.py; a map of all patches is averaged over each cell.
-      mask_ratio: masked fraction of each image, rounded down to whole cells; in [0, 1).
+      mask_ratio: largest masked fraction of an image, in [0, 1).
       attention_scale, ema_decay: of the scorer, see attention.py.
       The others: as for every strategy, see strategies.py.
 

@@ -25,7 +25,7 @@ def tower():
     images = jnp.zeros((1, 32, 32, 3))
     params = model.init(jax.random.key(0), images, method=CLIP.embed_images)['params']
     # Larger weights than at the start, so that attention is far from uniform.
-    return model.image, jax.tree.map(lambda x: 3.0 * x, params['image_tower'])
+    return model.image, jax.tree.map(lambda x: 1.5 * x, params['image_tower'])
 
 
 @pytest.fixture(scope='module')
@@ -81,7 +81,7 @@ def test_it_is_the_mean_over_layers_and_heads_of_full_attention(tower, images, s
     expected = every[:, :, :, 0, 1:].mean(axis=(0, 2))
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    assert expected.std() > 0.01  # far from uniform
+    assert expected.std() > 0.005  # not uniform
     assert (expected.sum(axis=1) < 1.0).all()
 
 
