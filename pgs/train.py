@@ -17,7 +17,7 @@ from pgs import sharding
 from pgs.build import Job, build, check_config, last_masked_step
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import scoring_mask
-from pgs.run import checkpoint, init_from, summary
+from pgs.run import checkpoint, init_from, provenance, summary
 from pgs.run import workdir as workdirs
 from pgs.run.calibration import with_calibration
 from pgs.run.data import Data, is_smoke_test, open_data, training_batches, with_total_steps
@@ -54,7 +54,9 @@ class Run(NamedTuple):
     scorers: Scorers
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+def train(
+    config: ConfigDict, workdir: str | os.PathLike, *, last_step: int | None = None
+) -> dict[str, Any]:
     """Trains the model that config describes, or resumes it, then scores it.
 
     Where several processes run the job, all call this with the same arguments.
@@ -63,13 +65,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
       config: as configs/base.py; not changed.
       workdir: folder or gs:// address, for config.json, metrics.jsonl, checkpoints/, figures/ and
         results.json; all processes see the same one.
+      last_step: stop after this step, as after an interrupt; None trains to the end.
 
     Returns:
       The content of results.json; {} on all processes but the first.
 
     Raises:
       UserError: bad config, data or folder, before anything is written; a diverged loss.
-      Stopped: an interrupt; the same call resumes the run.
+      Stopped: an interrupt, or last_step was reached; the same call without it resumes the run.
     """
     # --- Check and open everything; nothing is written yet ---
     check_config(config, devices=jax.device_count(), platform=jax.default_backend())
@@ -89,6 +92,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     del initial  # a copy of all weights on the host
     start = int(state.step)
     print_once(start_lines(run, state))
+    record_start(run, start)
     log = MetricLog(run.workdir if distributed.is_primary() else None, resume_step=start)
     if start == 0 and not is_smoke_test(run.config, run.data):
         log_scores(log, 0, run.scorers.held_out(state.params))
@@ -96,7 +100,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     # --- Train ---
     rate = 0.0
     if start < total:
-        state, rate = run_loop(run, state, log, manager)
+        state, rate = run_loop(run, state, log, manager, last_step)
         if int(state.step) < total:
             log.close()
             raise Stopped(
@@ -165,6 +169,17 @@ def start_lines(run: Run, state: TrainState) -> str:
     return '\n'.join(lines)
 
 
+def record_start(run: Run, step: int) -> None:
+    """Writes what this start of the run is made of into the workdir."""
+    opened = [records for records, _ in run.data.train]
+    config = run.config.to_dict()
+
+    def write() -> None:
+        provenance.record_start(run.workdir, step=step, config=config, sources=opened)
+
+    distributed.on_primary(write)
+
+
 def log_scores(log: MetricLog, step: int, scores: Scores) -> None:
     """Writes scores as eval/NAME; those that are None are left out."""
     if values := {f'eval/{name}': v for name, v in scores.items() if v is not None}:
@@ -172,9 +187,13 @@ def log_scores(log: MetricLog, step: int, scores: Scores) -> None:
 
 
 def run_loop(
-    run: Run, state: TrainState, log: MetricLog, manager: CheckpointManager
+    run: Run,
+    state: TrainState,
+    log: MetricLog,
+    manager: CheckpointManager,
+    last_step: int | None = None,
 ) -> tuple[TrainState, float]:
-    """Trains until the last step or an interrupt; the state is saved then.
+    """Trains until the last step, last_step or an interrupt; the state is saved then.
 
     Returns:
       (state, training pairs a second).
@@ -211,6 +230,8 @@ def run_loop(
             hooks.append(score_hook(config, step_log, interrupt, score))
         hooks.append(save_hook(config, manager))
         batches = itertools.chain([first], batches)
+        if last_step is not None:
+            batches = itertools.islice(batches, max(last_step - start, 0))
         state = step_until_stopped(state, program, batches, hooks, interrupt)
         if int(state.step) % config.checkpoint_every:  # not saved by the hook
             checkpoint.save(manager, int(state.step), state)

@@ -18,7 +18,7 @@ FLOORS = (
     ('pgs.evaluate', 'pgs.embed', 'pgs.classify'),
     ('pgs.report', 'pgs.run'),
     ('pgs.train',),
-    ('main',),
+    ('main', 'pgs.reproduce'),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
