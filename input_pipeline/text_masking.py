@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from input_pipeline import word_counts
 from input_pipeline.sources import Records
 from input_pipeline.tokenizer import encode
-from pgs.errors import UserError
 
 TextMask = Callable[[str, int, int], list[int]]
 
@@ -69,32 +68,11 @@ WITHOUT_COUNTS: dict[str, TextMask] = {'truncate': truncate, 'random': random, '
 NAMES = (*WITHOUT_COUNTS, 'frequency')
 
 
-def check(options: ConfigDict, context_length: int) -> None:
-    """Checks config.text_masking against the context length of the text tower.
-
-    Raises:
-      UserError: an unknown strategy, a threshold that is not positive, or a context that is too
-        short.
-    """
-    if options.strategy not in NAMES:
-        raise UserError(
-            f'config.text_masking.strategy={options.strategy!r} is unknown: '
-            f'take one of {", ".join(NAMES)}'
-        )
-    if not options.threshold > 0:
-        raise UserError(f'config.text_masking.threshold={options.threshold} must be above 0')
-    if context_length < 3:
-        raise UserError(
-            f'config.model.text.context_length={context_length} has no room for a token between '
-            'the start and the end token: give at least 3'
-        )
-
-
 def configured(options: ConfigDict, sources: Sequence[Records]) -> TextMask:
     """The text mask that config.text_masking names.
 
     Args:
-      options: config.text_masking, as `check` accepts it.
+      options: config.text_masking, as pgs/config_table.py checks it.
       sources: the training data; `frequency` counts the words of their captions on first use.
 
     Raises:

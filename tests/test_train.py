@@ -267,6 +267,14 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('model.dtype', 'float8', "'float8'"),
         ('model.remat', 'some', "'some'"),
         ('data.crop_scale', (0.5, 1.5), 'crop_scale'),
+        ('data.crop_scale', (1e-7, 2e-7), 'crop_scale=(1e-07, 2e-07) must be 0.01 <='),
+        ('optimizer.warmup_steps', -1, 'warmup_steps=-1'),
+        ('optimizer.peak_learning_rate', float('nan'), 'peak_learning_rate=nan'),
+        ('optimizer.beta1', 2.0, 'beta1=2.0'),
+        ('masking.edge_weight', float('inf'), 'edge_weight=inf'),
+        ('model.text.vocab_size', 10, 'vocab_size=10'),
+        ('model.text.layers', 0, 'layers=0'),
+        ('seed', 2**40, 'seed=1099511627776'),
         ('data.name', 'laion', "'laion'"),
         ('data.train_split', 'test', "no split 'test'"),
         ('data.mixture', (('openmoji', '', 99.0), ('openmoji', '', 1.0)), 'weight 1.0'),
@@ -356,9 +364,14 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_main_exits_with_one_line(tmp_path):
-    for flags in (['--workdir=/proc/run'], ['--config.masking.strategy=pqs']):
+    for program, flags in (
+        (['main.py'], ['--workdir=/proc/run']),
+        (['main.py'], ['--config.masking.strategy=pqs']),
+        (['main.py'], ['--config.data.crop_scale=0.5', f'--workdir={tmp_path / "run"}']),
+        (['-m', 'pgs.compile'], ['--config.optimizer.beta1=2']),
+    ):
         done = subprocess.run(
-            [sys.executable, 'main.py', *flags],
+            [sys.executable, *program, *flags],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -367,3 +380,4 @@ def test_main_exits_with_one_line(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith('error: ')
         assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / 'run').exists()
