@@ -127,7 +127,8 @@ def read_hugging_face(folder: Path) -> Weights:
     path = first_of(folder, HF_WEIGHTS)
     if path is None:
         raise UserError(f'{folder} holds neither of {", ".join(HF_WEIGHTS)}')
-    architecture = hugging_face.architecture_of(open_clip_config.read_json(folder / 'config.json'))
+    card = open_clip_config.read_json(folder / 'config.json')
+    architecture = open_clip_config.checked(hugging_face.architecture_of, card)
     pixels = folder / 'preprocessor_config.json'
     if pixels.is_file():
         content = open_clip_config.read_json(pixels)
