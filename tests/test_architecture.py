@@ -18,7 +18,7 @@ FLOORS = (
     ('pgs.inference', 'pgs.compile'),
     ('pgs.evaluate', 'pgs.embed', 'pgs.classify'),
     ('pgs.report', 'pgs.run'),
-    ('pgs.train',),
+    ('pgs.train', 'pgs.checkpoint'),
     ('main',),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
