@@ -153,13 +153,13 @@ def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module.checkpoint, 'save', interrupt_after_two)
-        with pytest.raises(Stopped, match=r'step 3 of 30, checkpoint saved'):
+        with pytest.raises(Stopped, match=r'step 2 of 30, checkpoint saved'):
             train(config, tmp_path / 'stopped')
-    assert (tmp_path / 'stopped' / 'checkpoints' / '3').is_dir()
+    assert (tmp_path / 'stopped' / 'checkpoints' / '2').is_dir()
     assert not (tmp_path / 'stopped' / 'results.json').exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     train(config, tmp_path / 'stopped')
-    assert 'Resumes at step 3 of 30' in capsys.readouterr().out
+    assert 'Resumes at step 2 of 30' in capsys.readouterr().out
     assert comparable(tmp_path / 'stopped') == comparable(workdir)
 
 
@@ -177,13 +177,13 @@ def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     real_save = train_module.checkpoint.save
 
     def interrupt(manager, step, state):
-        if step in (2, 4):  # the runs stop after steps 3 and 5
+        if step in (2, 4):
             signal.raise_signal(signal.SIGTERM)
         real_save(manager, step, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module.checkpoint, 'save', interrupt)
-        for stopped in (3, 5):
+        for stopped in (2, 4):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
     train(tiny_config, tmp_path / 'broken')

@@ -49,6 +49,7 @@ def install() -> None:
     os.set_blocking(writer, False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    sys.unraisablehook = _unraisable
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(reader,), name='signals', daemon=True).start()
     threading.Thread(target=_limit, name='exit limit', daemon=True).start()
@@ -90,6 +91,17 @@ def leave(status: int, line: str) -> None:
         with contextlib.suppress(OSError):
             os.write(2 if status == 1 else 1, f'{line}\n'.encode())
         os._exit(status)
+
+
+def _unraisable(report: 'sys.UnraisableHookArgs') -> None:
+    """Prints an error in a library's thread, but for what follows a failed save, which has a line.
+
+    After the first array that cannot be written, Orbax closes its event loop; TensorStore's threads
+    then fail to report each other array to it.
+    """
+    error = report.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'):
+        sys.__unraisablehook__(report)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
