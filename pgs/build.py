@@ -104,6 +104,11 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
     """
     check_values(config)
     check_sizes(config.model)
+    if config.checkpoint_best and not (config.evals and config.eval_every):
+        raise UserError(
+            f'config.checkpoint_best={config.checkpoint_best} needs scores while the run goes on: '
+            "set config.evals, such as ('held_out',), and config.eval_every"
+        )
     weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
     sampler.batch_shares(weights, config.batch_size)
     mesh_shape(config.mesh, config.batch_size, devices)

@@ -99,6 +99,14 @@ TABLE: dict[str, Key] = {
     'log_every': count('steps between two lines of the metrics'),
     'checkpoint_every': count('steps between two checkpoints'),
     'checkpoints_kept': count('number of checkpoints that are kept, the newest ones'),
+    'checkpoints_kept_every': count(
+        'checkpoints of the multiples of this number of steps are kept as well; 0: none', low=0
+    ),
+    'checkpoint_best': text(
+        'a score of `metrics.jsonl`, such as `eval/val_loss`, whose best checkpoint is kept as '
+        'well; it needs `evals` and `eval_every`',
+        empty=True,
+    ),
     'profile_steps': count('steps to trace for the profiler; 0: none', low=0),
     'evals': Key('texts', "`'held_out'`, and tasks of pgs.evaluate"),
     'eval_masked': switch('held-out pairs are scored on masked images as well'),

@@ -93,7 +93,12 @@ def train_and_score(run: Run, initial: dict[str, Any] | None, held: lock.Lock) -
     config, total = run.config, run.config.total_steps
 
     # --- Start or resume ---
-    manager = checkpoint.open_manager(run.workdir / 'checkpoints', keep=config.checkpoints_kept)
+    manager = checkpoint.open_manager(
+        run.workdir / 'checkpoints',
+        keep=config.checkpoints_kept,
+        keep_every=config.checkpoints_kept_every,
+        best=config.checkpoint_best,
+    )
     state = init_state(run.job.model, run.job.optimizer, config.seed, run.mesh)
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)

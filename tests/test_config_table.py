@@ -26,6 +26,8 @@ BAD = [
     ('total_steps', -5, 'at least 1 or None: take 1'),
     ('log_every', 10**400, 'take 1000000000'),
     ('checkpoints_kept', 0, 'take 1'),
+    ('checkpoints_kept_every', -1, 'take 0'),
+    ('checkpoint_best', 'eval/val_loss', 'needs scores while the run goes on: set config.evals'),
     ('mesh.data', -2, 'at least 1 or -1: take 1'),
     ('init_from', 'a\0b', 'a text'),
     ('eval_data_root', '', 'not empty'),

@@ -6,9 +6,10 @@ Each has checksums of its files, which are compared before it is used (pgs/conve
 import contextlib
 import json
 import logging
+import math
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from pgs.convert.integrity import (
     newest_intact,
 )
 from pgs.errors import UserError
+from pgs.run.metrics_file import NAME, read_metrics
 from pgs.step import TrainState
 from pgs.utils.checksums import write_checksums
 from pgs.utils.distributed import print_once
@@ -49,8 +51,31 @@ class ChecksummedHandler(ocp.StandardCheckpointHandler):
         return ocp.StandardCheckpointHandler.typestr()
 
 
+class BestScore(NamedTuple):
+    """Orbax's policy that keeps the checkpoint whose step has the best score in metrics.jsonl.
+
+    The lowest value of a loss is the best, and the highest of any other score. Orbax's own BestN
+    takes only scores that are stored in the checkpoints.
+    """
+
+    workdir: epath.Path
+    name: str
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        sign = -1 if self.name.endswith('loss') else 1
+        scores = {
+            record['step']: sign * record[self.name]
+            for record in read_metrics(self.workdir / NAME)
+            if isinstance(record.get(self.name), float) and math.isfinite(record[self.name])
+        }
+        known = [c.step for c in checkpoints if c.step in scores]
+        best = max(known, key=scores.__getitem__, default=None)
+        return [c.step == best for c in checkpoints]
+
+
 def open_manager(
-    folder: str | os.PathLike, *, keep: int, keep_every: int = 0
+    folder: str | os.PathLike, *, keep: int, keep_every: int = 0, best: str = ''
 ) -> ocp.CheckpointManager:
     """The manager of <workdir>/checkpoints.
 
@@ -58,8 +83,12 @@ def open_manager(
       folder: created if absent.
       keep: number of the newest checkpoints that are kept.
       keep_every: checkpoints of the multiples of this number of steps are kept too; 0: none.
+      best: the checkpoint with the best score of this name is kept too; '': none.
     """
-    policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
+    folder = absolute(folder)
+    policies: list[Any] = [LatestN(keep)]
+    policies += [EveryNSteps(keep_every)] if keep_every else []
+    policies += [BestScore(folder.parent, best)] if best else []
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
         create=True,
@@ -70,7 +99,7 @@ def open_manager(
     registry.add(ITEM, ocp.args.StandardSave, handler)
     registry.add(ITEM, ocp.args.StandardRestore, handler)
     logging.getLogger('absl').addFilter(is_not_reported)
-    return ocp.CheckpointManager(absolute(folder), options=options, handler_registry=registry)
+    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
 
 
 def is_not_reported(record: logging.LogRecord) -> bool:

@@ -20,6 +20,8 @@ FREE_KEYS = {
     'log_every',
     'checkpoint_every',
     'checkpoints_kept',
+    'checkpoints_kept_every',
+    'checkpoint_best',
     'profile_steps',
     'data.dir',
     'data.cache_dir',

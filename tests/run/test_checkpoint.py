@@ -149,6 +149,22 @@ def test_checkpoints_of_multiples_are_kept_as_well(tmp_path):
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [4, 8, 10]
 
 
+@pytest.mark.parametrize(
+    ('name', 'kept'), [('eval/val_loss', [4, 10]), ('eval/recall', [2, 10]), ('eval/none', [10])]
+)
+def test_the_best_is_kept_as_well(tmp_path, name, kept):
+    scores = {2: (3.0, 0.9), 4: (1.0, 0.1), 6: (2.0, 0.5), 8: (float('nan'), float('nan'))}
+    lines = [
+        json.dumps({'step': step, 'eval/val_loss': loss, 'eval/recall': recall}) + '\n'
+        for step, (loss, recall) in scores.items()
+    ]
+    (tmp_path / 'metrics.jsonl').write_text(''.join(lines))
+    with checkpoint.open_manager(tmp_path / 'checkpoints', keep=1, best=name) as manager:
+        for step in (2, 4, 6, 8, 10):
+            checkpoint.save(manager, step, random_state(step))
+    assert sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir()) == kept
+
+
 @pytest.mark.parametrize('damage', DAMAGES, ids=lambda d: d.__name__)
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_used(run, damage, capsys):
     damage(run / 'checkpoints' / '6')
