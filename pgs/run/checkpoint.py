@@ -85,10 +85,10 @@ def open_manager(
       keep_every: checkpoints of the multiples of this number of steps are kept too; 0: none.
       best: the checkpoint with the best score of this name is kept too; '': none.
     """
-    folder = absolute(folder)
+    target = absolute(folder)
     policies: list[Any] = [LatestN(keep)]
     policies += [EveryNSteps(keep_every)] if keep_every else []
-    policies += [BestScore(folder.parent, best)] if best else []
+    policies += [BestScore(target.parent, best)] if best else []
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies),
         create=True,
@@ -99,7 +99,7 @@ def open_manager(
     registry.add(ITEM, ocp.args.StandardSave, handler)
     registry.add(ITEM, ocp.args.StandardRestore, handler)
     logging.getLogger('absl').addFilter(is_not_reported)
-    return ocp.CheckpointManager(folder, options=options, handler_registry=registry)
+    return ocp.CheckpointManager(target, options=options, handler_registry=registry)
 
 
 def is_not_reported(record: logging.LogRecord) -> bool:
@@ -122,7 +122,6 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState) -> None:
             f'the state is not finite after step {step}: the run diverged, and nothing was saved; '
             f'lower config.optimizer.peak_learning_rate. {last_good(manager)}'
         )
-    metadata = {FORMAT_KEY: FORMAT} | config_of(manager.directory.parent)
     metadata = {FORMAT_KEY: FORMAT} | config_of(manager.directory.parent)
     with failures(manager):
         manager.save(step, args=ocp.args.StandardSave(state), force=True, custom_metadata=metadata)
