@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 100
     config.checkpoint_every = 1000
     config.checkpoints_kept = 2  # the newest ones
+    config.checkpoints_kept_every = 0  # steps whose multiples are kept as well; 0: none
+    config.checkpoint_best = ''  # score whose best checkpoint is kept as well: 'eval/val_loss'
     config.profile_steps = 0  # number of steps to trace for TensorBoard's profiler
 
     # --- Evaluation, in addition to held-out pairs at start and end ---

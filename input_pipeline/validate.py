@@ -4,13 +4,13 @@ Every rule has a name, under which dropped samples are counted (explained in doc
 """
 
 import io
-import warnings
 from typing import NamedTuple, cast
 
 from PIL import Image, ImageOps
 
+from input_pipeline.images import MAX_PIXELS, open_image
+
 MIN_SIDE = 16  # pixels: one patch of ViT-B/16
-MAX_PIXELS = 100_000_000  # read from the header, before any pixel is decompressed
 MAX_CAPTION_BYTES = 65_536
 # Start-of-frame markers of arithmetic coding, which Pillow can read and TensorFlow cannot.
 ARITHMETIC_CODING = (b'\xff\xc9', b'\xff\xca', b'\xff\xcb')
@@ -28,8 +28,8 @@ REASONS = {
     'caption_not_utf8': 'a caption that is not UTF-8',
     'caption_too_long': f'a caption of more than {MAX_CAPTION_BYTES} bytes',
     'duplicate_key': 'a key that the same shard had before',
-    'unsafe_name': 'an absolute name or one with .. in it',
-    'not_a_file': 'a link, device or other special member of a tar',
+    'unsafe_name': 'an absolute name, one with .. in it, or one that is not UTF-8',
+    'not_a_file': 'a link, a device, a pipe or another special file',
     'shard_cut': 'the sample at which a damaged or cut tar ends',
 }
 
@@ -71,7 +71,7 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
     EXIF orientation is applied, so that the stored pixels are upright.
 
     Args:
-      encoded: bytes of any format that Pillow reads.
+      encoded: bytes of a format in images.FORMATS.
       max_side: pixels; an image with a longer side is scaled down to it (antialiased bicubic).
 
     Raises:
@@ -80,15 +80,11 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
     if not encoded:
         raise DropError('empty_image')
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about huge images, which the limit below refuses
-            image = Image.open(io.BytesIO(encoded))
+        image = open_image(encoded)
     except Image.DecompressionBombError as error:
         raise DropError('image_too_large') from error
     except Exception as error:  # Pillow's readers raise many types of errors
         raise DropError('not_an_image') from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DropError('image_too_large')
     if min(image.size) < MIN_SIDE:
         raise DropError('image_too_small')
     try:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,15 +18,16 @@ from pgs import sharding
 from pgs.build import Job, build, check_config, last_masked_step
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import scoring_mask
-from pgs.run import checkpoint, init_from, provenance, summary
+from pgs.run import checkpoint, init_from, lock, provenance, summary
 from pgs.run import workdir as workdirs
 from pgs.run.calibration import with_calibration
 from pgs.run.data import Data, is_smoke_test, open_data, training_batches, with_total_steps
 from pgs.run.evaluations import HELD_OUT, scores_line, task_scorer
 from pgs.run.held_out import Scores, held_out_scorer
-from pgs.run.hooks import Hook, StepLog, save_hook, score_hook
+from pgs.run.hooks import Hook, StepLog, is_scored, lock_hook, save_hook, score_hook
 from pgs.run.interrupt import Interrupt, Stopped
 from pgs.run.metrics import MetricLog, Progress
+from pgs.run.metrics_file import cut_back, is_logged
 from pgs.run.profiler import Trace
 from pgs.run.programs import compile_programs
 from pgs.step import TrainState, TrainStep, init_state
@@ -77,12 +79,33 @@ def train(
     # --- Check and open everything; nothing is written yet ---
     check_config(config, devices=jax.device_count(), platform=jax.default_backend())
     run = open_run(config, absolute(workdir))
-    total = run.config.total_steps
     initial = init_from.read_initial(run.config, run.workdir)
-    distributed.on_primary(lambda: workdirs.prepare(run.workdir, run.config.to_dict()))
+    with lock.hold(run.workdir) as held:
+        distributed.on_primary(lambda: workdirs.prepare(run.workdir, run.config.to_dict()))
+        distributed.on_primary(lambda: checkpoint.set_damaged_aside(run.workdir))
+        return train_and_score(run, initial, held, last_step)
+
+
+def train_and_score(
+    run: Run, initial: dict[str, Any] | None, held: lock.Lock, last_step: int | None
+) -> dict[str, Any]:
+    """Starts or resumes a run in its folder; see `train`.
+
+    Args:
+      run: as open_run returns it.
+      initial: parameters of init_from.read_initial.
+      held: the lock of the folder.
+      last_step: of train.
+    """
+    config, total = run.config, run.config.total_steps
 
     # --- Start or resume ---
-    manager = checkpoint.open_manager(run.workdir / 'checkpoints', keep=config.checkpoints_kept)
+    manager = checkpoint.open_manager(
+        run.workdir / 'checkpoints',
+        keep=config.checkpoints_kept,
+        keep_every=config.checkpoints_kept_every,
+        best=config.checkpoint_best,
+    )
     job = run.job
     state = init_state(job.model, job.optimizer, config.seed, run.mesh, job.strategy)
     if manager.latest_step() is not None:
@@ -93,14 +116,17 @@ def train(
     start = int(state.step)
     print_once(start_lines(run, state))
     record_start(run, start)
-    log = MetricLog(run.workdir if distributed.is_primary() else None, resume_step=start)
+    distributed.on_primary(lambda: cut_back(run.workdir, resume_step=start, total_steps=total))
+    log = MetricLog(run.workdir if distributed.is_primary() else None)
     if start == 0 and not is_smoke_test(run.config, run.data):
         log_scores(log, 0, run.scorers.held_out(state.params))
+    if is_scored(config, start) and not distributed.agree(lambda: is_logged(run.workdir, start)):
+        score(run, log, start, state.params)  # an interrupt came before
 
     # --- Train ---
     rate = 0.0
     if start < total:
-        state, rate = run_loop(run, state, log, manager, last_step)
+        state, rate = run_loop(run, state, log, manager, held=held, last_step=last_step)
         if int(state.step) < total:
             log.close()
             raise Stopped(
@@ -186,12 +212,22 @@ def log_scores(log: MetricLog, step: int, scores: Scores) -> None:
         log.write(step, values)
 
 
+def score(run: Run, log: MetricLog, step: int, params: Any) -> None:
+    """Scores of config.evals while the run goes on: to the log and the console."""
+    held_out = run.scorers.held_out(params) if HELD_OUT in run.config.evals else {}
+    scores = held_out | run.scorers.tasks(params)
+    log_scores(log, step, scores)
+    print_once(scores_line(step, scores))
+
+
 def run_loop(
     run: Run,
     state: TrainState,
     log: MetricLog,
     manager: CheckpointManager,
-    last_step: int | None = None,
+    *,
+    held: lock.Lock,
+    last_step: int | None,
 ) -> tuple[TrainState, float]:
     """Trains until the last step, last_step or an interrupt; the state is saved then.
 
@@ -210,12 +246,6 @@ def run_loop(
         total=config.total_steps,
     )
 
-    def score(step: int, params: Any) -> None:
-        held_out = run.scorers.held_out(params) if HELD_OUT in config.evals else {}
-        scores = held_out | run.scorers.tasks(params)
-        log_scores(log, step, scores)
-        print_once(scores_line(step, scores))
-
     progress = Progress(
         start_step=start, total_steps=config.total_steps, batch_size=config.batch_size
     )
@@ -225,17 +255,17 @@ def run_loop(
         Interrupt(manager.reached_preemption) as interrupt,
         Trace(run.workdir / 'profile', steps=config.profile_steps) as trace,
     ):
-        hooks: list[Hook] = [step_log, trace]
+        hooks: list[Hook] = [lock_hook(held), step_log, trace]
         if config.evals and config.eval_every:
-            hooks.append(score_hook(config, step_log, interrupt, score))
-        hooks.append(save_hook(config, manager))
+            hooks.append(score_hook(config, step_log, interrupt, partial(score, run, log)))
+        hooks.append(save_hook(config, manager, step_log))
         batches = itertools.chain([first], batches)
         if last_step is not None:
             batches = itertools.islice(batches, max(last_step - start, 0))
         state = step_until_stopped(state, program, batches, hooks, interrupt)
+        step_log.settle()  # a checkpoint never covers a step whose line is not written
         if int(state.step) % config.checkpoint_every:  # not saved by the hook
             checkpoint.save(manager, int(state.step), state)
-        step_log.flush()
     return state, progress.mean_rate()
 
 
@@ -245,7 +275,7 @@ def saves_finished(manager: CheckpointManager) -> Iterator[None]:
     try:
         yield
     finally:
-        manager.wait_until_finished()
+        checkpoint.wait(manager)
 
 
 def step_until_stopped(

@@ -155,13 +155,13 @@ def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module.checkpoint, 'save', interrupt_after_two)
-        with pytest.raises(Stopped, match=r'step 3 of 30, checkpoint saved'):
+        with pytest.raises(Stopped, match=r'step 2 of 30, checkpoint saved'):
             train(config, tmp_path / 'stopped')
-    assert (tmp_path / 'stopped' / 'checkpoints' / '3').is_dir()
+    assert (tmp_path / 'stopped' / 'checkpoints' / '2').is_dir()
     assert not (tmp_path / 'stopped' / 'results.json').exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     train(config, tmp_path / 'stopped')
-    assert 'Resumes at step 3 of 30' in capsys.readouterr().out
+    assert 'Resumes at step 2 of 30' in capsys.readouterr().out
     assert comparable(tmp_path / 'stopped') == comparable(workdir)
 
 
@@ -179,13 +179,13 @@ def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     real_save = train_module.checkpoint.save
 
     def interrupt(manager, step, state):
-        if step in (2, 4):  # the runs stop after steps 3 and 5
+        if step in (2, 4):
             signal.raise_signal(signal.SIGTERM)
         real_save(manager, step, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module.checkpoint, 'save', interrupt)
-        for stopped in (3, 5):
+        for stopped in (2, 4):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
     train(tiny_config, tmp_path / 'broken')
@@ -291,6 +291,14 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('model.dtype', 'float8', "'float8'"),
         ('model.remat', 'some', "'some'"),
         ('data.crop_scale', (0.5, 1.5), 'crop_scale'),
+        ('data.crop_scale', (1e-7, 2e-7), 'crop_scale=(1e-07, 2e-07) must be 0.01 <='),
+        ('optimizer.warmup_steps', -1, 'warmup_steps=-1'),
+        ('optimizer.peak_learning_rate', float('nan'), 'peak_learning_rate=nan'),
+        ('optimizer.beta1', 2.0, 'beta1=2.0'),
+        ('masking.edge_weight', float('inf'), 'edge_weight=inf'),
+        ('model.text.vocab_size', 10, 'vocab_size=10'),
+        ('model.text.layers', 0, 'layers=0'),
+        ('seed', 2**40, 'seed=1099511627776'),
         ('data.name', 'laion', "'laion'"),
         ('data.train_split', 'test', "no split 'test'"),
         ('data.mixture', (('openmoji', '', 99.0), ('openmoji', '', 1.0)), 'weight 1.0'),
@@ -381,9 +389,14 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_main_exits_with_one_line(tmp_path):
-    for flags in (['--workdir=/proc/run'], ['--config.masking.strategy=pqs']):
+    for program, flags in (
+        (['main.py'], ['--workdir=/proc/run']),
+        (['main.py'], ['--config.masking.strategy=pqs']),
+        (['main.py'], ['--config.data.crop_scale=0.5', f'--workdir={tmp_path / "run"}']),
+        (['-m', 'pgs.compile'], ['--config.optimizer.beta1=2']),
+    ):
         done = subprocess.run(
-            [sys.executable, 'main.py', *flags],
+            [sys.executable, *program, *flags],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -392,3 +405,4 @@ def test_main_exits_with_one_line(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith('error: ')
         assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / 'run').exists()

@@ -3,9 +3,8 @@
 Weights without a JSON get an architecture from the shapes of their tensors.
 """
 
-import json
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.errors import UserError
 from pgs.models.clip import PIXEL_MEAN, PIXEL_STD
+from pgs.utils import files
 
 # OpenCLIP's defaults for settings that its JSON omits.
 VISION: dict[str, Any] = {
@@ -77,12 +77,26 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: a file that cannot be read, or with other content.
     """
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read {path}: {error}') from error
     if not isinstance(content, dict):
         raise UserError(f'cannot read {path}: it holds no JSON object')
     return content
+
+
+def checked(read: Callable[[dict[str, Any]], dict[str, Any]], card: Any) -> dict[str, Any]:
+    """read(card), for the JSON of a model whose entries may have any type.
+
+    Raises:
+      UserError: as `read`, or an entry of a type that it does not expect.
+    """
+    if not isinstance(card, dict):
+        raise UserError(f'the config is a {type(card).__name__}, not a JSON object')
+    try:
+        return read(card)
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise UserError(f'the config is not that of a CLIP model ({error!r})') from error
 
 
 def architecture_of(card: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """The results.json files of `python -m pgs.evaluate`, checked, as rows of the paper's tables."""
 
-import json
 import math
 import os
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from pgs.errors import UserError
 from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Table
 from pgs.report.peers import ROW_NAMES, peer_rows
-from pgs.utils.files import reason
+from pgs.utils.files import read_json, reason
 
 
 class Results(NamedTuple):
@@ -90,7 +87,7 @@ def read_results(path: str) -> Results:
 def read_content(path: str) -> dict[str, Any]:
     """The JSON object of a results file, which has 'tasks'."""
     try:
-        content = json.loads(epath.Path(path).read_text())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UserError(

@@ -16,6 +16,7 @@ from orbax.checkpoint import CheckpointManager
 from pgs.errors import UserError
 from pgs.run import checkpoint
 from pgs.run.interrupt import Interrupt
+from pgs.run.lock import Lock
 from pgs.run.metrics import MetricLog, Progress
 from pgs.step import Metrics, TrainState
 from pgs.utils.distributed import print_once
@@ -43,6 +44,11 @@ class StepLog:
         if step % self._config.log_every == 0 or step == self._config.total_steps:
             self._pending = (step, metrics)
 
+    def settle(self) -> None:
+        """Writes what is still pending, to the disk: to be called before a checkpoint."""
+        self.flush()
+        self._log.sync()
+
     def flush(self) -> None:
         """Writes what is still pending."""
         if self._pending is None:
@@ -60,6 +66,22 @@ class StepLog:
         print_once(self.progress.line(step, scalars))
 
 
+def lock_hook(held: Lock) -> Hook:
+    """Stops the run, before anything more is written, when another process took its lock."""
+
+    def call(step: int, *, state: TrainState, metrics: Metrics) -> None:
+        del step, state, metrics
+        held.check()
+
+    return call
+
+
+def is_scored(config: ConfigDict, step: int) -> bool:
+    """Whether score_hook scores a step: not the last one, which is scored after the loop."""
+    due = bool(config.evals) and config.eval_every > 0 and step % config.eval_every == 0
+    return due and 0 < step < config.total_steps
+
+
 def score_hook(
     config: ConfigDict, step_log: StepLog, interrupt: Interrupt, score: Callable[[int, Any], None]
 ) -> Hook:
@@ -70,7 +92,7 @@ def score_hook(
 
     def call(step: int, t: float, *, state: TrainState, metrics: Metrics) -> None:
         del t, metrics
-        if step == config.total_steps or interrupt.requested:
+        if not is_scored(config, step) or interrupt.requested:
             return
         step_log.flush()
         start = time.perf_counter()
@@ -80,11 +102,12 @@ def score_hook(
     return PeriodicCallback(every_steps=config.eval_every, callback_fn=call)
 
 
-def save_hook(config: ConfigDict, manager: CheckpointManager) -> Hook:
-    """Saves a checkpoint every config.checkpoint_every steps."""
+def save_hook(config: ConfigDict, manager: CheckpointManager, step_log: StepLog) -> Hook:
+    """Saves a checkpoint every config.checkpoint_every steps, after the log's lines before it."""
 
     def call(step: int, t: float, *, state: TrainState, metrics: Metrics) -> None:
         del t, metrics
+        step_log.settle()
         checkpoint.save(manager, step, state)
 
     return PeriodicCallback(every_steps=config.checkpoint_every, callback_fn=call)

@@ -100,6 +100,16 @@ def from_primary(call: Callable[[], T]) -> T:
     return cast(T, value)
 
 
+def agree(call: Callable[[], bool]) -> bool:
+    """call() on the primary process; all processes return its value."""
+    answer = np.array(is_primary() and call())
+    return (
+        bool(multihost_utils.broadcast_one_to_all(answer))
+        if jax.process_count() > 1
+        else bool(answer)
+    )
+
+
 def primary_first(call: Callable[[], T]) -> T:
     """call() on the primary process first, then on the others, so that it builds shared files once."""
     if jax.process_count() == 1:
