@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from input_pipeline import word_counts
 from input_pipeline.sources import Records
 from input_pipeline.tokenizer import encode
+from pgs.errors import UserError
 
 TextMask = Callable[[str, int, int], list[int]]
 
