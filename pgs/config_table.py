@@ -16,7 +16,7 @@ from configs import base
 from input_pipeline import text_masking
 from pgs.errors import UserError
 from pgs.masking.pgs import EDGE_DETECTORS, RUNS_OWN_PROGRESS
-from pgs.masking.strategies import SELECTOR, known_strategies, options_of
+from pgs.masking.strategies import SELECTOR, all_options_of, known_strategies
 from pgs.models.transformer import REMAT_POLICIES
 
 MAX_COUNT = 10**9  # of steps and sizes; int32 counts them
@@ -270,7 +270,7 @@ def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 def options_of_strategy(name: Any) -> set[str]:
     """Options of a strategy; none if the name is unknown, which `configured` reports."""
     strategies = known_strategies()
-    return set(options_of(strategies[name])) if name in strategies else set()
+    return set(all_options_of(strategies[name])) if name in strategies else set()
 
 
 def check_value(key: str, value: Any, default: Any) -> None:

@@ -10,7 +10,7 @@ from pgs.build import check_config
 from pgs.config_page import PAGE, page
 from pgs.config_table import MAX_SEED, TABLE, check_value, check_values, flat
 from pgs.errors import UserError
-from pgs.masking.strategies import RUN_KEYS, SELECTOR, known_strategies, options_of
+from pgs.masking.strategies import RUN_KEYS, SELECTOR, all_options_of, known_strategies
 
 BUILT_IN = {'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'}
 DEFAULTS = flat(base.get_config())
@@ -94,7 +94,7 @@ def test_the_defaults_are_valid():
 def test_the_table_names_the_strategies_that_use_an_option():
     users: dict[str, set[str]] = {}
     for name in BUILT_IN:
-        for option in options_of(known_strategies()[name]):
+        for option in all_options_of(known_strategies()[name]):
             users.setdefault(f'masking.{option}', set()).add(name)
     own = {f'masking.{key}' for key in (SELECTOR, *RUN_KEYS)}
     rows = {key: set(TABLE[key].used_by) for key in TABLE if key.startswith('masking.')}
