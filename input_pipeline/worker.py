@@ -5,6 +5,7 @@ Must not import TensorFlow or JAX at its head: every worker would wait for them.
 
 import collections
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _images: raw_samples.ImageFolder | None = None  # of a worker process, listed on
 def start_worker(images: str | None) -> None:
     """Runs once in each worker process."""
     global _images
+    warnings.filterwarnings('ignore', module='PIL')  # about damaged EXIF; the pixels decide
     _images = raw_samples.ImageFolder(images) if images else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.tokenizer import VOCAB_SIZE
+from pgs.config_table import shown
 from pgs.errors import UserError
 from pgs.models.clip import PIXEL_MEAN, PIXEL_STD
 from pgs.utils import files
@@ -95,6 +96,8 @@ def checked(read: Callable[[dict[str, Any]], dict[str, Any]], card: Any) -> dict
         raise UserError(f'the config is a {type(card).__name__}, not a JSON object')
     try:
         return read(card)
+    except UserError:
+        raise
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
         raise UserError(f'the config is not that of a CLIP model ({error!r})') from error
 
@@ -140,11 +143,11 @@ def check_settings(part: dict[str, Any], known: Container[str]) -> None:
             continue
         if name in TOKENIZER:
             raise UserError(
-                f"OpenCLIP config sets {name!r} ({value!r}): its tokens are not those of CLIP's "
+                f"OpenCLIP config sets {name!r} ({shown(value)}): its tokens are not those of CLIP's "
                 'BPE, the only tokenizer here'
             )
         raise UserError(
-            f"OpenCLIP config sets {name!r} ({value!r}), which this project's towers do not have"
+            f"OpenCLIP config sets {name!r} ({shown(value)}), which this project's towers do not have"
         )
 
 
@@ -156,7 +159,7 @@ def check_pixels(part: dict[str, Any], where: str, mean: str, std: str) -> None:
             np.shape(value) == (3,) and np.allclose(value, ours, atol=1e-4)
         ):
             raise UserError(
-                f'{where}.{name} is {value}: only {list(ours)}, as in CLIP, is supported'
+                f'{where}.{name} is {shown(value)}: only {list(ours)}, as in CLIP, is supported'
             )
 
 
@@ -166,7 +169,7 @@ def integer(part: dict[str, Any], key: str) -> int:
     if key == 'image_size' and isinstance(value, list) and len(set(value)) == 1:
         value = value[0]
     if not isinstance(value, int) or value < 1:
-        raise UserError(f'config sets {key}={value!r}: it must be a positive integer')
+        raise UserError(f'config sets {key}={shown(value)}: it must be a positive integer')
     return value
 
 
@@ -174,7 +177,7 @@ def number(part: dict[str, Any], key: str) -> float:
     """A positive number of a config."""
     value = part[key]
     if not isinstance(value, int | float) or value <= 0:
-        raise UserError(f'config sets {key}={value!r}: it must be a positive number')
+        raise UserError(f'config sets {key}={shown(value)}: it must be a positive number')
     return float(value)
 
 

@@ -1,6 +1,5 @@
 """Reads parameters from a training workdir; reads and writes folders of parameters. All by Orbax."""
 
-import json
 import os
 from typing import Any
 
@@ -14,7 +13,7 @@ from pgs.convert.parameters import ARCHITECTURE_KEYS, check_params
 from pgs.errors import UserError
 from pgs.models.clip import build_model
 from pgs.utils.distributed import print_once
-from pgs.utils.files import absolute, write_json
+from pgs.utils.files import absolute, read_json, write_json
 
 
 def read_architecture(folder: epath.Path) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def read_architecture(folder: epath.Path) -> dict[str, Any]:
     path = folder / 'config.json'
     try:
         # Runs from before the setting quick_gelu existed have the exact GELU.
-        settings = {'quick_gelu': False} | json.loads(path.read_text())['model']
+        settings = {'quick_gelu': False} | read_json(path)['model']
         return {key: settings[key] for key in ARCHITECTURE_KEYS} | {'remat': 'none'}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'cannot read a model in {path}: {error!r}') from error

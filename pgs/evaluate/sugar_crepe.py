@@ -13,7 +13,7 @@ from input_pipeline.eval_sets import LabelledImages
 from pgs.errors import UserError
 from pgs.evaluate.context import Context
 from pgs.evaluate.data import Task
-from pgs.utils.files import read_json
+from pgs.utils.files import read_json, reason
 
 KEYS = ('filename', 'caption', 'negative_caption')
 
@@ -49,7 +49,11 @@ def read_items(folder: str | Path, subset: str) -> list[Item]:
     items = [Item(Path(folder) / 'val2017' / name, *pair) for name, *pair in texts]
     if not items:
         raise UserError(f'{path} holds no item: fetch it again')
-    if absent := [item.image for item in items if not item.image.is_file()]:
+    try:
+        absent = [item.image for item in items if not item.image.is_file()]
+    except OSError as error:  # a name that the file system does not take
+        raise UserError(f'{path} names an image {reason(error)}: fetch it again') from error
+    if absent:
         raise UserError(
             f'{absent[0]} is missing ({len(absent)} of {len(items)} images that {path.name} names): '
             "unpack COCO's val2017 there"

@@ -54,7 +54,8 @@ class Lock:
           UserError: a running process holds it, or a folder that cannot be written.
         """
         with writing(f'--workdir={self._workdir}', 'make the path writable or give another one'):
-            self._workdir.mkdir(parents=True, exist_ok=True)
+            if '://' not in os.fspath(self._workdir):  # buckets have no folders
+                self._workdir.mkdir(parents=True, exist_ok=True)
             store = open_store(self._workdir)
         if store is None:
             return

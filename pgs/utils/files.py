@@ -83,13 +83,19 @@ def parse_json(encoded: bytes) -> Any:
     Raises:
       ValueError: not UTF-8, not JSON, nested too deeply, or with half a surrogate pair.
     """
-    text = encoded.decode()
+    try:
+        text = encoded.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'it is not UTF-8 at byte {error.start}') from error
     try:
         content = json.loads(text)
     except RecursionError as error:
         raise ValueError('it is nested too deeply') from error
     if '\\ud' in text.lower():  # half a surrogate pair can be neither printed nor written
-        json.dumps(content, ensure_ascii=False).encode()
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError('it holds half a surrogate pair') from error
     return content
 
 

@@ -1,15 +1,17 @@
 """One run a workdir: who gets the lock, who keeps it, and from whom it is taken."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import fake_gcs
 import pytest
-import tensorstore as ts
 
 from pgs.errors import UserError
 from pgs.run import lock
@@ -165,11 +167,62 @@ def test_a_folder_that_cannot_be_locked_is_one_line(tmp_path):
         lock.Lock(absolute(tmp_path / 'run')).acquire()
 
 
-def test_buckets_get_tensorstores_conditional_writes():
-    """The operation that the lock relies on, and the store of a bucket; no bucket was available."""
-    assert lock.open_store(absolute('gs://bucket/run')).url == 'gs://bucket/run/'
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket/run on a server of this machine."""
+    server = fake_gcs.start()
+    monkeypatch.setenv('TENSORSTORE_GCS_HTTP_URL', f'http://127.0.0.1:{server.server_port}')
+    fake_gcs.Handler.objects.clear()
+    yield absolute('gs://bucket/run')
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_bucket_is_locked_by_preconditions_on_generations(bucket, fast, capsys):
+    objects = fake_gcs.Handler.objects
+    with lock.hold(bucket) as held:
+        first, content = objects['run/lock.json']
+        assert json.loads(content)['pid'] == os.getpid()
+        with pytest.raises(UserError, match=r'gs://bucket/run is in use by process'):
+            lock.Lock(bucket).acquire()
+        while objects['run/lock.json'][0] == first:  # until a heartbeat
+            time.sleep(0.02)
+        held.check()
+    assert objects == {}
+    objects['run/lock.json'] = 77, json.dumps(lock.myself() | {'machine': 'elsewhere'}).encode()
+    fake_gcs.Handler.generations = 77
+    with lock.hold(bucket) as held:
+        assert 'Took over the lock' in capsys.readouterr().out
+        fake_gcs.Handler.generations = 1000
+        objects['run/lock.json'] = 1000, json.dumps(lock.myself() | {'pid': 7}).encode()
+        while not held.taken_by:
+            time.sleep(0.02)
+        with pytest.raises(UserError, match='taken by process 7'):
+            held.check()
+    assert objects['run/lock.json'][0] == 1000  # the other one's lock stays
+
+
+def test_of_several_at_once_only_one_has_a_bucket(bucket):
+    inside, most, done = [], [], []
+
+    def work():
+        while done.count(threading.get_ident()) < 5:
+            with contextlib.suppress(UserError), lock.hold(bucket):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.pop()
+                done.append(threading.get_ident())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 20
+    assert max(most) == 1
+
+
+def test_other_addresses_are_not_locked():
     assert lock.open_store(absolute('s3://bucket/run')).url == 's3://bucket/run/'
-    store = ts.KvStore.open('memory://').result()
-    absent = store.read('a').result().stamp.generation
-    assert store.write('a', b'1', if_equal=absent).result().generation
-    assert not store.write('a', b'2', if_equal=absent).result().generation
+    assert lock.open_store(absolute('az://bucket/run')) is None
