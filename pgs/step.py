@@ -77,7 +77,8 @@ def make_train_step(
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch).
+      learning_rate, mask_ratio (masked fraction, mean over the batch). Where the loss or the
+      gradient norm is not finite, parameters and moments stay as they are.
     """
     num_patches = model.image.num_patches
 
@@ -103,12 +104,23 @@ def make_train_step(
             return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
+        grad_norm = optax.tree.norm(grads)
+
+        def updated():
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
+            return params, opt_state
+
+        def kept():
+            return state.params, with_counts_of(updated()[1], state.opt_state)
+
+        # A branch, not a select: it needs no more memory, and the update is computed as before.
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        params, opt_state = jax.lax.cond(finite, updated, kept)
         metrics = {
             'loss': value,
-            'grad_norm': optax.tree.norm(grads),
+            'grad_norm': grad_norm,
             'logit_scale': jnp.exp(state.params['logit_scale']),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
@@ -116,6 +128,11 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def with_counts_of(new: Any, old: Any) -> Any:
+    """The old tree with the integers of the new one, so that the learning rate follows the step."""
+    return jax.tree.map(lambda n, o: n if jnp.issubdtype(n.dtype, jnp.integer) else o, new, old)
 
 
 def lower_train_step(
