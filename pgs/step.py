@@ -104,20 +104,16 @@ def make_train_step(
             return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
         grad_norm = optax.tree.norm(grads)
-
-        def updated():
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
-            return params, opt_state
-
-        def kept():
-            return state.params, with_counts_of(updated()[1], state.opt_state)
-
-        # A branch, not a select: it needs no more memory, and the update is computed as before.
-        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-        params, opt_state = jax.lax.cond(finite, updated, kept)
+        # A select: a branch (lax.cond) rounds the update otherwise.
+        params, opt_state = keep_unless(
+            jnp.isfinite(value) & jnp.isfinite(grad_norm),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         metrics = {
             'loss': value,
             'grad_norm': grad_norm,
@@ -130,9 +126,14 @@ def make_train_step(
     return train_step
 
 
-def with_counts_of(new: Any, old: Any) -> Any:
-    """The old tree with the integers of the new one, so that the learning rate follows the step."""
-    return jax.tree.map(lambda n, o: n if jnp.issubdtype(n.dtype, jnp.integer) else o, new, old)
+def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
+    """`new` if finite, else `old`; counts are always new, so that the rate follows the step."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def lower_train_step(
