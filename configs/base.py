@@ -36,6 +36,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_best = ''  # score whose best checkpoint is kept as well: 'eval/val_loss'
     config.profile_steps = 0  # number of steps to trace for TensorBoard's profiler
 
+    # --- Faults (docs/reliability.md) ---
+    config.max_skipped = 3  # steps in a row without a finite loss and gradient that stop the run
+    config.silence_limit = 0.0  # seconds without progress that stop the run; 0: none
+
     # --- Evaluation, in addition to held-out pairs at start and end ---
     config.evals = ()  # 'held_out', and tasks of pgs.evaluate: ('zeroshot/imagenet1k',)
     config.eval_masked = False  # score held-out pairs on masked images as well

@@ -108,6 +108,14 @@ TABLE: dict[str, Key] = {
         empty=True,
     ),
     'profile_steps': count('steps to trace for the profiler; 0: none', low=0),
+    'max_skipped': count(
+        'steps in a row without a finite loss and gradient after which the run stops '
+        '([diagnosis.md](diagnosis.md))'
+    ),
+    'silence_limit': number(
+        'seconds without progress in a phase other than compiling after which the run stops; '
+        '0: none ([reliability.md](reliability.md))'
+    ),
     'evals': Key('texts', "`'held_out'`, and tasks of pgs.evaluate"),
     'eval_masked': switch('held-out pairs are scored on masked images as well'),
     'eval_every': count('steps between two evaluations; 0: only at the end', low=0),

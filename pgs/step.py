@@ -96,7 +96,8 @@ def make_train_step(
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch).
+      learning_rate, mask_ratio (masked fraction, mean over the batch). Where the loss or the
+      gradient norm is not finite, parameters and moments stay as they are.
     """
     num_patches = model.image.num_patches
 
@@ -131,9 +132,16 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
+        grad_norm = optax.tree.norm(grads)
+        # A select: a branch (lax.cond) rounds the update otherwise.
+        params, opt_state = keep_unless(
+            jnp.isfinite(value) & jnp.isfinite(grad_norm),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         metrics = {
             'loss': value,
-            'grad_norm': optax.tree.norm(grads),
+            'grad_norm': grad_norm,
             'logit_scale': jnp.exp(state.params['logit_scale']),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
@@ -173,6 +181,16 @@ def score_patches(
     with jax.named_scope('patch_selection'):
         ema = moved_average(state.ema, state.params['image_tower'], progress, settings.decay)
         return ema, map_parts(lambda part: score(ema, normalize_images(part)), images, parts)
+
+
+def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
+    """`new` if finite, else `old`; counts are always new, so that the rate follows the step."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def lower_train_step(

@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,11 +31,13 @@ from pgs.run.metrics import MetricLog, Progress
 from pgs.run.metrics_file import cut_back, is_logged
 from pgs.run.profiler import Trace
 from pgs.run.programs import compile_programs
+from pgs.run.skips import Skips, reporter
 from pgs.step import TrainState, TrainStep, init_state
-from pgs.utils import distributed
+from pgs.utils import distributed, exits, phases
 from pgs.utils.distributed import print_once
 from pgs.utils.files import absolute
 
+DATA_PATIENCE = 20.0  # seconds that a request to stop waits for a batch, to save the state
 EVAL_BATCH = 64  # images or texts that all devices embed at once
 
 
@@ -77,17 +80,23 @@ def train(
       Stopped: an interrupt, or last_step was reached; the same call without it resumes the run.
     """
     # --- Check and open everything; nothing is written yet ---
+    phases.enter('open')
     check_config(config, devices=jax.device_count(), platform=jax.default_backend())
     run = open_run(config, absolute(workdir))
     initial = init_from.read_initial(run.config, run.workdir)
-    with lock.hold(run.workdir) as held:
+    with contextlib.ExitStack() as stack:  # closed in reverse, after an error or a signal as well
+        held = stack.enter_context(lock.hold(run.workdir))
         distributed.on_primary(lambda: workdirs.prepare(run.workdir, run.config.to_dict()))
         distributed.on_primary(lambda: checkpoint.set_damaged_aside(run.workdir))
-        return train_and_score(run, initial, held, last_step)
+        return train_and_score(run, initial, held, stack, last_step)
 
 
 def train_and_score(
-    run: Run, initial: dict[str, Any] | None, held: lock.Lock, last_step: int | None
+    run: Run,
+    initial: dict[str, Any] | None,
+    held: lock.Lock,
+    stack: contextlib.ExitStack,
+    last_step: int | None,
 ) -> dict[str, Any]:
     """Starts or resumes a run in its folder; see `train`.
 
@@ -95,16 +104,21 @@ def train_and_score(
       run: as open_run returns it.
       initial: parameters of init_from.read_initial.
       held: the lock of the folder.
+      stack: closes what is opened here.
       last_step: of train.
     """
     config, total = run.config, run.config.total_steps
 
     # --- Start or resume ---
-    manager = checkpoint.open_manager(
-        run.workdir / 'checkpoints',
-        keep=config.checkpoints_kept,
-        keep_every=config.checkpoints_kept_every,
-        best=config.checkpoint_best,
+    manager = stack.enter_context(
+        exits.closed(
+            checkpoint.open_manager(
+                run.workdir / 'checkpoints',
+                keep=config.checkpoints_kept,
+                keep_every=config.checkpoints_kept_every,
+                best=config.checkpoint_best,
+            )
+        )
     )
     job = run.job
     state = init_state(job.model, job.optimizer, config.seed, run.mesh, job.strategy)
@@ -114,10 +128,14 @@ def train_and_score(
         state = init_from.place(state, initial)
     del initial  # a copy of all weights on the host
     start = int(state.step)
+    again = f'the same command with --workdir={run.workdir}'
+    phases.set_outcome(f'nothing is lost: {again} goes on at step {start} of {total}')
     print_once(start_lines(run, state))
     record_start(run, start)
     distributed.on_primary(lambda: cut_back(run.workdir, resume_step=start, total_steps=total))
     log = MetricLog(run.workdir if distributed.is_primary() else None)
+    stack.enter_context(exits.closed(log))
+    phases.enter('score')
     if start == 0 and not is_smoke_test(run.config, run.data):
         log_scores(log, 0, run.scorers.held_out(state.params))
     if is_scored(config, start) and not distributed.agree(lambda: is_logged(run.workdir, start)):
@@ -127,22 +145,18 @@ def train_and_score(
     rate = 0.0
     if start < total:
         state, rate = run_loop(run, state, log, manager, held=held, last_step=last_step)
-        if int(state.step) < total:
-            log.close()
-            raise Stopped(
-                f'stopped at step {int(state.step)} of {total}, checkpoint saved: '
-                f'the same command with --workdir={run.workdir} resumes it'
-            )
 
     # --- Score ---
+    phases.enter('score')
+    phases.set_outcome(f'the training is complete and saved: {again} scores it')
     held_out, tasks = run.scorers.held_out(state.params), run.scorers.tasks(state.params)
     log_scores(log, total, held_out | tasks)
     if tasks:
         print_once(scores_line(total, tasks))
-    log.close()
     params = sharding.to_host(run.mesh, state.params)
     if not distributed.is_primary():
         return {}
+    phases.enter('figures')
     return summary.finish(
         run.config,
         run.job.model,
@@ -233,10 +247,32 @@ def run_loop(
 
     Returns:
       (state, training pairs a second).
+
+    Raises:
+      Stopped: an interrupt or last_step; the state is saved.
     """
+    with contextlib.closing(device_batches(run, int(state.step))) as batches:
+        return train_on(run, state, batches, log, manager, held=held, last_step=last_step)
+
+
+def train_on(
+    run: Run,
+    state: TrainState,
+    batches: Generator[dict[str, jax.Array]],
+    log: MetricLog,
+    manager: CheckpointManager,
+    *,
+    held: lock.Lock,
+    last_step: int | None,
+) -> tuple[TrainState, float]:
+    """Compiles the step and trains on batches; see `run_loop`."""
     config, start = run.config, int(state.step)
-    batches = device_batches(run, start)
+    again = f'the same command with --workdir={run.workdir}'
+    # A preemption of several processes that is announced before the first step stops after it.
+    manager.reached_preemption(start)
+    phases.enter('data')
     first = next(batches)
+    phases.enter('compile')
     program = compile_programs(
         run.job,
         run.mesh,
@@ -249,7 +285,8 @@ def run_loop(
     progress = Progress(
         start_step=start, total_steps=config.total_steps, batch_size=config.batch_size
     )
-    step_log = StepLog(config, log, progress)
+    skips = Skips(config, log, reporter(config, run.workdir, run.data.train))
+    step_log = StepLog(config, log, progress, skips)
     with (
         saves_finished(manager),
         Interrupt(manager.reached_preemption) as interrupt,
@@ -259,23 +296,37 @@ def run_loop(
         if config.evals and config.eval_every:
             hooks.append(score_hook(config, step_log, interrupt, partial(score, run, log)))
         hooks.append(save_hook(config, manager, step_log))
-        batches = itertools.chain([first], batches)
+        phases.set_outcome(f'steps since the last checkpoint are lost: {again} goes on there')
+        chained: Iterator[dict[str, jax.Array]] = itertools.chain([first], batches)
         if last_step is not None:
-            batches = itertools.islice(batches, max(last_step - start, 0))
-        state = step_until_stopped(state, program, batches, hooks, interrupt)
+            chained = itertools.islice(chained, max(last_step - start, 0))
+        state = step_until_stopped(state, program, chained, hooks, interrupt)
+        phases.enter('save', patience=math.inf)
         step_log.settle()  # a checkpoint never covers a step whose line is not written
-        if int(state.step) % config.checkpoint_every:  # not saved by the hook
+        if int(state.step) % config.checkpoint_every or skips.in_a_row:  # not saved by the hook
             checkpoint.save(manager, int(state.step), state)
+    if int(state.step) < config.total_steps:
+        after = f' {interrupt.seconds():.1f} s after the signal' if interrupt.requested else ''
+        raise Stopped(
+            f'stopped at step {int(state.step)} of {config.total_steps}, checkpoint saved{after}: '
+            f'{again} resumes it'
+        )
     return state, progress.mean_rate()
 
 
 @contextlib.contextmanager
 def saves_finished(manager: CheckpointManager) -> Iterator[None]:
-    """Waits at the end for checkpoints that are still being written, after an error as well."""
+    """Waits at the end for checkpoints that are still being written.
+
+    After an error as well, which an error of writing then does not replace.
+    """
     try:
         yield
-    finally:
-        checkpoint.wait(manager)
+    except BaseException:
+        with phases.phase('save', patience=math.inf), contextlib.suppress(Exception):
+            checkpoint.wait(manager)
+        raise
+    checkpoint.wait(manager)
 
 
 def step_until_stopped(
@@ -287,16 +338,18 @@ def step_until_stopped(
 ) -> TrainState:
     """One step for each batch, with all hooks after it, until the batches end or an interrupt."""
     for step, batch in enumerate(batches, int(state.step) + 1):
+        phases.enter('step', patience=math.inf)
         state, metrics = program(step)(state, batch)
-        stop = interrupt.check(step)
+        interrupt.check(step)
         for hook in hooks:
             hook(step, state=state, metrics=metrics)
-        if stop:
+        if interrupt.requested:  # in one process, a signal during a hook stops after it
             break
+        phases.enter('data', patience=DATA_PATIENCE)
     return state
 
 
-def device_batches(run: Run, start: int) -> Iterator[dict[str, jax.Array]]:
+def device_batches(run: Run, start: int) -> Generator[dict[str, jax.Array]]:
     """The global batches from step `start` to the last one, on the devices."""
     config = run.config
     rows = sharding.process_rows(run.mesh, config.batch_size)

@@ -5,9 +5,9 @@ import json
 import os
 import time
 
-from clu import metric_writers
 from etils import epath
 
+from pgs.run.events import Events
 from pgs.run.metrics_file import NAME
 from pgs.run.metrics_file import read_metrics as read_metrics
 from pgs.utils.console import format_seconds
@@ -29,8 +29,7 @@ class MetricLog:
         self._path = workdir / NAME
         with writing(str(self._path), REMEDY):
             self._file = self._path.open('a')
-        # A separate thread writes the events, so that the loop does not wait for a slow disk.
-        self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+        self._tensorboard = Events(workdir)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         if self._file is None:
@@ -38,7 +37,7 @@ class MetricLog:
         with writing(str(self._path), REMEDY):
             self._file.write(json.dumps({'step': step} | scalars) + '\n')
             self._file.flush()
-        self._tensorboard.write_scalars(step, scalars)
+        self._tensorboard.write(step, scalars)
 
     def sync(self) -> None:
         """Waits until the lines are on the disk, so that a checkpoint never outlives them."""

@@ -23,6 +23,8 @@ FREE_KEYS = {
     'checkpoints_kept_every',
     'checkpoint_best',
     'profile_steps',
+    'max_skipped',
+    'silence_limit',
     'data.dir',
     'data.cache_dir',
     'evals',
