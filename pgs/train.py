@@ -1,62 +1,27 @@
 """The main job: train(config, workdir), from the checks to scores and figures."""
 
 import contextlib
-import itertools
-import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from orbax.checkpoint import CheckpointManager
 
-from input_pipeline import sources
 from pgs import sharding
-from pgs.build import Job, build, check_config, last_masked_step
-from pgs.inference.embedding import make_embedder
-from pgs.inference.masking import scoring_mask
+from pgs.build import check_config
 from pgs.run import checkpoint, init_from, lock, provenance, summary
 from pgs.run import workdir as workdirs
-from pgs.run.calibration import with_calibration
-from pgs.run.data import Data, is_smoke_test, open_data, training_batches, with_total_steps
-from pgs.run.evaluations import HELD_OUT, scores_line, task_scorer
-from pgs.run.held_out import Scores, held_out_scorer
-from pgs.run.hooks import Hook, StepLog, is_scored, lock_hook, save_hook, score_hook
-from pgs.run.interrupt import Interrupt, Stopped
-from pgs.run.metrics import MetricLog, Progress
+from pgs.run.data import is_smoke_test
+from pgs.run.evaluations import scores_line
+from pgs.run.hooks import is_scored
+from pgs.run.loop import log_scores, run_loop, score
+from pgs.run.metrics import MetricLog
 from pgs.run.metrics_file import cut_back, is_logged
-from pgs.run.profiler import Trace
-from pgs.run.programs import compile_programs
-from pgs.run.skips import Skips, reporter
-from pgs.step import TrainState, TrainStep, init_state
+from pgs.run.opening import Run, open_run, start_lines
+from pgs.step import init_state
 from pgs.utils import distributed, exits, phases
 from pgs.utils.distributed import print_once
 from pgs.utils.files import absolute
-
-DATA_PATIENCE = 20.0  # seconds that a request to stop waits for a batch, to save the state
-EVAL_BATCH = 64  # images or texts that all devices embed at once
-
-
-class Scorers(NamedTuple):
-    """Functions params -> scores."""
-
-    held_out: Callable[[Any], Scores]
-    tasks: Callable[[Any], dict[str, float]]
-
-
-class Run(NamedTuple):
-    """Everything that a run is made of, but for its state."""
-
-    config: ConfigDict  # with total_steps
-    workdir: epath.Path
-    data: Data
-    mesh: Mesh
-    job: Job
-    scorers: Scorers
 
 
 def train(
@@ -169,46 +134,6 @@ def train_and_score(
     )
 
 
-def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
-    """Opens the data and builds the parts of a run; nothing is written but the data's cache."""
-    data = open_data(config)
-    config = with_total_steps(config, data.pairs)
-    config = with_calibration(config, data, workdir)
-    mesh = sharding.make_mesh(config.mesh, config.batch_size)
-    job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
-    embedder = make_embedder(job.model, mesh, EVAL_BATCH)
-    mask = scoring_mask(config.masking, job.model.image) if config.eval_masked else None
-    masked = make_embedder(job.model, mesh, EVAL_BATCH, mask) if mask else None
-    held_out = held_out_scorer(embedder, data.held_out, masked)
-    scorers = Scorers(held_out, task_scorer(config, embedder))
-    return Run(config, workdir, data, mesh, job, scorers)
-
-
-def start_lines(run: Run, state: TrainState) -> str:
-    """What is trained, on what, and where it starts: a few lines for the console."""
-    config, mesh = run.config, run.mesh
-    names = ' and '.join(name for name, _, _ in sources.mixture_rows(config.data))
-    parameters = sum(p.size for p in jax.tree.leaves(state.params))
-    hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
-    axes = f' (data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]})' if mesh.size > 1 else ''
-    start, total = int(state.step), config.total_steps
-    lines = [
-        f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {run.data.pairs} pairs of {names}, '
-        f'mask {config.masking.strategy}, batch {config.batch_size} on {mesh.size} '
-        f'{jax.default_backend()} device(s){axes}{hosts}, {config.model.dtype} precision',
-        f'{"Resumes" if start else "Starts"} at step {start} of {total} in {run.workdir}',
-    ]
-    if config.optimizer.warmup_steps >= total:
-        lines.append(
-            f'Note: the warm-up ({config.optimizer.warmup_steps} steps) is as long as the run: '
-            'the learning rate never reaches its peak'
-        )
-    if run.data.held_out is None:
-        split = config.data.validation_split
-        lines.append(f'No split {split!r}: nothing is scored on held-out pairs')
-    return '\n'.join(lines)
-
-
 def record_start(run: Run, step: int) -> None:
     """Writes what this start of the run is made of into the workdir."""
     opened = [records for records, _ in run.data.train]
@@ -218,140 +143,3 @@ def record_start(run: Run, step: int) -> None:
         provenance.record_start(run.workdir, step=step, config=config, sources=opened)
 
     distributed.on_primary(write)
-
-
-def log_scores(log: MetricLog, step: int, scores: Scores) -> None:
-    """Writes scores as eval/NAME; those that are None are left out."""
-    if values := {f'eval/{name}': v for name, v in scores.items() if v is not None}:
-        log.write(step, values)
-
-
-def score(run: Run, log: MetricLog, step: int, params: Any) -> None:
-    """Scores of config.evals while the run goes on: to the log and the console."""
-    held_out = run.scorers.held_out(params) if HELD_OUT in run.config.evals else {}
-    scores = held_out | run.scorers.tasks(params)
-    log_scores(log, step, scores)
-    print_once(scores_line(step, scores))
-
-
-def run_loop(
-    run: Run,
-    state: TrainState,
-    log: MetricLog,
-    manager: CheckpointManager,
-    *,
-    held: lock.Lock,
-    last_step: int | None,
-) -> tuple[TrainState, float]:
-    """Trains until the last step, last_step or an interrupt; the state is saved then.
-
-    Returns:
-      (state, training pairs a second).
-
-    Raises:
-      Stopped: an interrupt or last_step; the state is saved.
-    """
-    with contextlib.closing(device_batches(run, int(state.step))) as batches:
-        return train_on(run, state, batches, log, manager, held=held, last_step=last_step)
-
-
-def train_on(
-    run: Run,
-    state: TrainState,
-    batches: Generator[dict[str, jax.Array]],
-    log: MetricLog,
-    manager: CheckpointManager,
-    *,
-    held: lock.Lock,
-    last_step: int | None,
-) -> tuple[TrainState, float]:
-    """Compiles the step and trains on batches; see `run_loop`."""
-    config, start = run.config, int(state.step)
-    again = f'the same command with --workdir={run.workdir}'
-    # A preemption of several processes that is announced before the first step stops after it.
-    manager.reached_preemption(start)
-    phases.enter('data')
-    first = next(batches)
-    phases.enter('compile')
-    program = compile_programs(
-        run.job,
-        run.mesh,
-        state,
-        first,
-        last_masked=last_masked_step(config, config.total_steps),
-        total=config.total_steps,
-    )
-
-    progress = Progress(
-        start_step=start, total_steps=config.total_steps, batch_size=config.batch_size
-    )
-    skips = Skips(config, log, reporter(config, run.workdir, run.data.train))
-    step_log = StepLog(config, log, progress, skips)
-    with (
-        saves_finished(manager),
-        Interrupt(manager.reached_preemption) as interrupt,
-        Trace(run.workdir / 'profile', steps=config.profile_steps) as trace,
-    ):
-        hooks: list[Hook] = [lock_hook(held), step_log, trace]
-        if config.evals and config.eval_every:
-            hooks.append(score_hook(config, step_log, interrupt, partial(score, run, log)))
-        hooks.append(save_hook(config, manager, step_log))
-        phases.set_outcome(f'steps since the last checkpoint are lost: {again} goes on there')
-        chained: Iterator[dict[str, jax.Array]] = itertools.chain([first], batches)
-        if last_step is not None:
-            chained = itertools.islice(chained, max(last_step - start, 0))
-        state = step_until_stopped(state, program, chained, hooks, interrupt)
-        phases.enter('save', patience=math.inf)
-        step_log.settle()  # a checkpoint never covers a step whose line is not written
-        if int(state.step) % config.checkpoint_every or skips.in_a_row:  # not saved by the hook
-            checkpoint.save(manager, int(state.step), state)
-    if int(state.step) < config.total_steps:
-        after = f' {interrupt.seconds():.1f} s after the signal' if interrupt.requested else ''
-        raise Stopped(
-            f'stopped at step {int(state.step)} of {config.total_steps}, checkpoint saved{after}: '
-            f'{again} resumes it'
-        )
-    return state, progress.mean_rate()
-
-
-@contextlib.contextmanager
-def saves_finished(manager: CheckpointManager) -> Iterator[None]:
-    """Waits at the end for checkpoints that are still being written.
-
-    After an error as well, which an error of writing then does not replace.
-    """
-    try:
-        yield
-    except BaseException:
-        with phases.phase('save', patience=math.inf), contextlib.suppress(Exception):
-            checkpoint.wait(manager)
-        raise
-    checkpoint.wait(manager)
-
-
-def step_until_stopped(
-    state: TrainState,
-    program: Callable[[int], TrainStep],
-    batches: Iterator[dict[str, jax.Array]],
-    hooks: Sequence[Hook],
-    interrupt: Interrupt,
-) -> TrainState:
-    """One step for each batch, with all hooks after it, until the batches end or an interrupt."""
-    for step, batch in enumerate(batches, int(state.step) + 1):
-        phases.enter('step', patience=math.inf)
-        state, metrics = program(step)(state, batch)
-        interrupt.check(step)
-        for hook in hooks:
-            hook(step, state=state, metrics=metrics)
-        if interrupt.requested:  # in one process, a signal during a hook stops after it
-            break
-        phases.enter('data', patience=DATA_PATIENCE)
-    return state
-
-
-def device_batches(run: Run, start: int) -> Generator[dict[str, jax.Array]]:
-    """The global batches from step `start` to the last one, on the devices."""
-    config = run.config
-    rows = sharding.process_rows(run.mesh, config.batch_size)
-    batches = training_batches(config, run.data, start, rows)
-    return (sharding.to_devices(run.mesh, batch, rows) for batch in batches)

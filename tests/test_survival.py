@@ -11,7 +11,7 @@ from conftest import shrunk_quickstart
 from pgs import train as train_module
 from pgs.convert.load import read
 from pgs.errors import UserError
-from pgs.run import checkpoint, lock, summary
+from pgs.run import checkpoint, lock, opening, summary
 from pgs.run.held_out import SCORE_NAMES
 from pgs.run.interrupt import Stopped
 from pgs.run.metrics import MetricLog
@@ -32,7 +32,7 @@ def _cheap_scores_and_figures():
         return score
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, 'held_out_scorer', scorer)
+        patch.setattr(opening, 'held_out_scorer', scorer)
         patch.setattr(train_module, 'is_smoke_test', lambda config, data: False)
         patch.setattr(summary, 'measure_retention', lambda *args: None)
         patch.setattr(summary, 'draw_masks', lambda *args: None)

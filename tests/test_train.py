@@ -18,6 +18,7 @@ from pgs import train as train_module
 from pgs.errors import UserError
 from pgs.evaluate.retrieval import pair_scores
 from pgs.inference import embed_images, embed_texts, load_clip
+from pgs.run import opening
 from pgs.run.data import open_data
 from pgs.run.metrics import MetricLog, read_metrics
 from pgs.train import Stopped, train
@@ -346,7 +347,7 @@ def test_steps_follow_from_the_size_of_the_data(tiny_config, tmp_path, monkeypat
 
     note.original = build_module.build
     monkeypatch.setattr(build_module, 'build', note)
-    monkeypatch.setattr(train_module, 'build', note)
+    monkeypatch.setattr(opening, 'build', note)
     tiny_config.total_steps = None
     tiny_config.epochs = 3
     with pytest.raises(ZeroDivisionError):

@@ -12,6 +12,7 @@ from pgs.build import check_config
 from pgs.convert import load_model
 from pgs.errors import UserError
 from pgs.inference.masking import find_mask
+from pgs.run import opening
 from pgs.run.metrics import read_metrics
 from pgs.train import Stopped, train
 
@@ -33,13 +34,13 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'calibrated'
     with pytest.MonkeyPatch.context() as patch:
         built = []
-        real_build = train_module.build
+        real_build = opening.build
 
         def build(config, **arguments):
             built.append(config.masking.cluster_threshold)
             return real_build(config, **arguments)
 
-        patch.setattr(train_module, 'build', build)
+        patch.setattr(opening, 'build', build)
         train(calibrated_config(), workdir)
     return workdir, built
 

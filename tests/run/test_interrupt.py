@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from pgs import train as train_module
+from pgs.run import loop as loop_module
 from pgs.run.metrics_file import read_metrics
 from pgs.train import Stopped, train
 
@@ -21,7 +21,7 @@ def test_a_signal_breaks_off_an_evaluation_and_the_state_is_saved(
         signal.raise_signal(signal.SIGTERM)
         reached.append('end')
 
-    monkeypatch.setattr(train_module, 'score', score)
+    monkeypatch.setattr(loop_module, 'score', score)
     saved = r'stopped at step 3 of 6, checkpoint saved \d\.\d s after the signal: the same command'
     with pytest.raises(Stopped, match=saved):
         train(tiny_config, tmp_path)
