@@ -34,8 +34,9 @@ def main(argv: list[str]) -> None:
     import jax
 
     from pgs.train import train
-    from pgs.utils import distributed
+    from pgs.utils import distributed, watchdog
 
+    watchdog.start(float(CONFIG.value.silence_limit))
     input_pipeline.hide_accelerators_from_tensorflow()
     dated = os.path.join('runs', datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     distributed.start()

@@ -14,6 +14,7 @@ from pgs.utils.files import check_regular
 MAX_HEADER_BYTES = 16_384  # of a member's header with its extensions, such as long names
 MAX_FILE_BYTES = 256 * 1024**2  # of one file; bounds the memory of a reader
 BUFFER_BYTES = 2**18
+SHOWN = 200  # characters of a name in a message
 
 
 class LimitedFile:
@@ -73,10 +74,10 @@ def stream(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
             limited.left = None
             # A size below 0 would lead back to a header that was read before.
             if member.size < 0 or archive.offset < member.offset_data:
-                raise tarfile.ReadError(f'{member.name!r} has a negative size')
+                raise tarfile.ReadError(f'{member.name[:SHOWN]!r} has a negative size')
             yield archive, member
             if archive.offset > size:
-                raise tarfile.ReadError(f'it ends within {member.name!r}')
+                raise tarfile.ReadError(f'it ends within {member.name[:SHOWN]!r}')
         # tarfile mistakes a cut between two members, or a damaged header, for the end of the tar.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -99,5 +100,5 @@ def content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file.seek(member.offset_data)
     read = file.read(member.size)
     if len(read) != member.size:
-        raise tarfile.ReadError(f'it ends within {member.name!r}')
+        raise tarfile.ReadError(f'it ends within {member.name[:SHOWN]!r}')
     return read

@@ -86,7 +86,9 @@ def iter_samples(eval_set: EvalSet) -> Iterator[Sample]:
         before = total
         try:
             for key, files in grouped_members(shard):
-                yield Sample(key, *decode(eval_set, files, f'{shard}: sample {key!r}'))
+                yield Sample(
+                    key, *decode(eval_set, files, f'{shard}: sample {key[: tars.SHOWN]!r}')
+                )
                 total += 1
         except (tarfile.TarError, OSError) as error:
             count = total - before
@@ -210,7 +212,9 @@ def grouped_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         files: dict[str, bytes] = {}
         for _, extension, content in members:
             if extension in files:
-                raise UserError(f'{shard}: sample {key!r} has two .{extension}: keep one')
+                raise UserError(
+                    f'{shard}: sample {key[: tars.SHOWN]!r} has two .{extension}: keep one'
+                )
             files[extension] = content
         yield key, files
 
@@ -221,7 +225,7 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
         name = MEMBER_NAME.fullmatch(member.name)
         if name and tars.is_file(member):
             if member.size > tars.MAX_FILE_BYTES:
-                raise tarfile.ReadError(f'{member.name!r} claims {member.size} bytes')
+                raise tarfile.ReadError(f'{member.name[: tars.SHOWN]!r} claims {member.size} bytes')
             yield name[1], name[2].lower(), tars.content(archive, member)
 
 

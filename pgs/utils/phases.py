@@ -75,6 +75,11 @@ def set_outcome(text: str) -> None:
     _outcome = text
 
 
+def outcome() -> str:
+    """What is kept if the process stops now."""
+    return _outcome
+
+
 def stop_line() -> str:
     """The line of a process that stops in the current phase, before it finished it."""
     return f'stopped while {DOING[_current.name]}: {_outcome}'

@@ -93,6 +93,23 @@ def test_only_image_formats_are_opened():
         validate.check_image(postscript)
 
 
+def test_a_damaged_jpeg_that_tensorflow_refuses_is_encoded_again():
+    """Pillow decodes it without its end mark, or with another marker within its only scan."""
+    good = corpus.encoded(corpus.photo(1))
+    progressive = corpus.encoded(corpus.photo(1), progressive=True)
+    restarts = corpus.encoded(corpus.photo(1), restart_marker_blocks=2)
+    for plain in (good, good + b'trailing', progressive, restarts):
+        assert validate.check_image(plain).jpeg == plain
+    middle = len(good) // 2
+    for damaged in (good[:-2] + b'xx', good[:middle] + b'\xff\xec' + good[middle:]):
+        try:
+            kept = validate.check_image(damaged).jpeg
+        except validate.DropError:
+            continue
+        assert kept != damaged
+        assert validate.is_complete(kept)
+
+
 def test_the_evaluation_view_of_bombs_and_lines():
     """A header of 12,000 x 10,000 pixels is refused; 1 x 20,000 pixels are not scaled up to 2 GB."""
     with pytest.raises(ValueError, match='12000 x 10000 pixels'):
