@@ -178,7 +178,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
     config = shrunk_quickstart(total_steps=6)
     config.update(log_every=20, checkpoint_every=1)
     config.optimizer.update(peak_learning_rate=1e30, warmup_steps=0)
-    with pytest.raises(UserError, match='3 steps in a row up to step 4 .* the run diverged'):
+    with pytest.raises(UserError, match=r'3 steps in a row up to step 4 .* the run diverged'):
         train(config, tmp_path / 'run')
     assert checkpoint.newest_intact(tmp_path / 'run') == (1, {})
     assert [p.name for p in (tmp_path / 'run' / 'checkpoints').iterdir()] == ['1']

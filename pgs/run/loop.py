@@ -64,8 +64,6 @@ def train_on(
     """Compiles the step and trains on batches; see `run_loop`."""
     config, start = run.config, int(state.step)
     again = f'the same command with --workdir={run.workdir}'
-    # A preemption of several processes that is announced before the first step stops after it.
-    manager.reached_preemption(start)
     phases.enter('data')
     first = next(batches)
     phases.enter('compile')

@@ -35,10 +35,12 @@ T = TypeVar('T', bound=Closable)
 
 STOPPED = 130  # exit status of a run that stops and can be resumed
 LIMIT = 5.0  # seconds from the last line to the end
+LIMIT_OF_SEVERAL = 60.0  # several processes wait for each other, so that none sees another one die
 
 _signals: list[tuple[float, str]] = []  # time of each signal, and the line of a stop at that time
 _ending: list[float] = []  # time at which the program's main function ended
 _status = 0
+_limit_seconds = LIMIT
 _leaving = threading.Lock()
 
 
@@ -60,6 +62,8 @@ def hand_over() -> None:
 
     The service listens for SIGTERM; Ctrl-C is passed on to it.
     """
+    global _limit_seconds
+    _limit_seconds = LIMIT_OF_SEVERAL
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -127,7 +131,7 @@ def _limit() -> None:
     while True:
         time.sleep(0.25)
         now, phase = time.monotonic(), phases.current()
-        if _ending and now - _ending[0] > LIMIT:
+        if _ending and now - _ending[0] > _limit_seconds:
             os._exit(_status)
         if _signals and not _ending:
             heard, line = _signals[0]
