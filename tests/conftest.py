@@ -1,5 +1,7 @@
 """Fixtures: eight virtual CPU devices, photographs, the embedded data set and a tiny config."""
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -27,6 +29,19 @@ from pgs.convert import Checkpoint  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
 from pgs.masking.object_retention import photographs  # noqa: E402
 from pgs.models import build_model, normalize_images  # noqa: E402
+
+MEMORY = 2 * 2**30  # bytes of a test process from which on it frees compiled programs
+
+
+@pytest.fixture(scope='module', autouse=True)
+def bounded_memory():
+    """Frees what was compiled once the process is large: a worker would grow to 6 GiB."""
+    yield
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    if pages * os.sysconf('SC_PAGE_SIZE') > MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope='session')

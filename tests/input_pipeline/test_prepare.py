@@ -241,7 +241,12 @@ def test_a_write_that_fails_leaves_no_shard(tmp_path):
     assert 'File too large' in last
     assert 'Traceback' not in failed.stderr
     left = sorted(p.name for p in (tmp_path / 'out').rglob('*') if p.is_file())
-    assert left == ['00000.json', 'pairs-train.array_record-00000-of-00002', 'plan.json']
+    assert left == [
+        '00000.json',
+        '00000.words.json',
+        'pairs-train.array_record-00000-of-00002',
+        'plan.json',
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert '102 kept, 0 dropped' in done.stdout
