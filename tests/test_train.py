@@ -381,7 +381,10 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_main_exits_with_one_line(tmp_path):
-    for flags in (['--workdir=/proc/run'], ['--config.masking.strategy=pqs']):
+    for flags in (
+        ['--workdir=/proc/run', '--config.data.name=openmoji'],
+        ['--config.masking.strategy=pqs'],
+    ):
         done = subprocess.run(
             [sys.executable, 'main.py', *flags],
             cwd=ROOT,
