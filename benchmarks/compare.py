@@ -17,6 +17,7 @@ from ml_collections import config_flags
 import input_pipeline
 from benchmarks import common
 from pgs.errors import UserError
+from pgs.run.comparison import mean_recall
 from pgs.train import train
 from pgs.utils import cli
 from pgs.utils.console import format_seconds
@@ -30,13 +31,12 @@ HEAD = ['mask', 'loss', 'text R@5', 'image R@5', 'mean', 'masked', 's/step', 'tr
 
 def row(name: str, figures: dict[str, float], first: dict[str, float]) -> list[str]:
     """One run of the table; its time is relative to the first run's."""
-    text, image = figures['text_recall@5'], figures['image_recall@5']
     return [
         name,
         f'{figures["loss"]:.3f}',
-        f'{text:.1%}',
-        f'{image:.1%}',
-        f'{(text + image) / 2:.1%}',
+        f'{figures["text_recall@5"]:.1%}',
+        f'{figures["image_recall@5"]:.1%}',
+        f'{mean_recall(figures):.1%}',
         f'{figures["mask_ratio_mean"]:.1%}',
         f'{figures["seconds_per_step"]:.3f}',
         format_seconds(figures['seconds_per_step'] * figures['step']),

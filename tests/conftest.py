@@ -1,6 +1,10 @@
 """Fixtures: eight virtual CPU devices, photographs, the embedded data set and a tiny config."""
 
+import contextlib
+import ctypes
+import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # in subprocesses too; libtpu looks for a TPU at length
@@ -27,6 +31,20 @@ from pgs.convert import Checkpoint  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
 from pgs.masking.object_retention import photographs  # noqa: E402
 from pgs.models import build_model, normalize_images  # noqa: E402
+from pgs.run import checkpoint  # noqa: E402
+
+MEMORY = 2 * 2**30  # bytes of a test process from which on it frees compiled programs
+
+
+@pytest.fixture(scope='module', autouse=True)
+def bounded_memory():
+    """Frees what was compiled once the process is large: a worker would grow to 6 GiB."""
+    yield
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    if pages * os.sysconf('SC_PAGE_SIZE') > MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope='session')
@@ -58,6 +76,21 @@ def shrunk_quickstart(total_steps: int):
     config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
     config.model.text.update(context_length=24, width=32, layers=2, heads=2)
     return config
+
+
+@contextlib.contextmanager
+def sigterm_at_saves(monkeypatch, *steps: int):
+    """A SIGTERM arrives when the checkpoints of these steps are saved; a run stops after the save."""
+    real_save = checkpoint.save
+
+    def save(manager, step, state):
+        if step in steps:
+            signal.raise_signal(signal.SIGTERM)
+        real_save(manager, step, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, 'save', save)
+        yield
 
 
 def one_device_mesh(batch_size: int):

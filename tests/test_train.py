@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shrunk_quickstart
+from conftest import shrunk_quickstart, sigterm_at_saves
 from PIL import Image
 
 from input_pipeline.sources import captions_of
@@ -147,17 +147,9 @@ def test_evaluations_that_cannot_run_stop_the_start(
 
 def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
     config, workdir, _ = whole_run
-    real_save = train_module.checkpoint.save
-
-    def interrupt_after_two(manager, step, state):
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
-        real_save(manager, step, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.checkpoint, 'save', interrupt_after_two)
-        with pytest.raises(Stopped, match=r'step 2 of 30, checkpoint saved'):
-            train(config, tmp_path / 'stopped')
+    stopped = pytest.raises(Stopped, match=r'step 2 of 30, checkpoint saved')
+    with sigterm_at_saves(monkeypatch, 2), stopped:
+        train(config, tmp_path / 'stopped')
     assert (tmp_path / 'stopped' / 'checkpoints' / '2').is_dir()
     assert not (tmp_path / 'stopped' / 'results.json').exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -177,15 +169,7 @@ def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     assert all(0.3 <= ratio <= 0.5 for ratio in masked[:3])
     assert masked[3:] == [0.0] * 3
 
-    real_save = train_module.checkpoint.save
-
-    def interrupt(manager, step, state):
-        if step in (2, 4):
-            signal.raise_signal(signal.SIGTERM)
-        real_save(manager, step, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.checkpoint, 'save', interrupt)
+    with sigterm_at_saves(monkeypatch, 2, 4):
         for stopped in (2, 4):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
@@ -199,15 +183,7 @@ def test_short_captions_are_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     tiny_config.text_masking.update(strategy='block', context_length=8)
     train(tiny_config, tmp_path / 'whole')
     assert 'From step 4 on images and captions are whole' in capsys.readouterr().out
-    real_save = train_module.checkpoint.save
-
-    def interrupt(manager, step, state):
-        if step in (2, 4):  # the runs stop after steps 3 and 5
-            signal.raise_signal(signal.SIGTERM)
-        real_save(manager, step, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.checkpoint, 'save', interrupt)
+    with sigterm_at_saves(monkeypatch, 2, 4):  # the runs stop after steps 3 and 5
         for stopped in (3, 5):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
@@ -391,7 +367,7 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 @pytest.mark.slow
 def test_main_exits_with_one_line(tmp_path):
     for program, flags in (
-        (['main.py'], ['--workdir=/proc/run']),
+        (['main.py'], ['--workdir=/proc/run', '--config.data.name=openmoji']),
         (['main.py'], ['--config.masking.strategy=pqs']),
         (['main.py'], ['--config.data.crop_scale=0.5', f'--workdir={tmp_path / "run"}']),
         (['-m', 'pgs.compile'], ['--config.optimizer.beta1=2']),

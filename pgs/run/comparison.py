@@ -21,7 +21,7 @@ Compared = dict[str, dict[str, float]]  # strategy -> figures of benchmarks.comp
 
 
 def comparison_lines(config: ConfigDict, results: dict[str, Any]) -> list[str]:
-    """Lines for the console; none where the run is not the quickstart's or nothing was scored."""
+    """Lines for the console; none where the run is not the quickstart's."""
     if not TABLE.is_file() or computed(config) != computed(quickstart.get_config()):
         return []
     compared: Compared = json.loads(TABLE.read_text())

@@ -47,6 +47,8 @@ class StepLog:
         self.skips.add(step, metrics)
         if step % self._config.log_every == 0 or step == self._config.total_steps:
             self._pending = (step, metrics)
+        if step == self._config.total_steps:
+            self.flush()  # before the wait for the last checkpoint, which is no training time
 
     def settle(self) -> None:
         """Writes what is still pending, to the disk: to be called before a checkpoint."""

@@ -10,6 +10,7 @@ from input_pipeline.sources import Records
 from pgs.errors import UserError
 from pgs.models import CLIP
 from pgs.run import figures
+from pgs.run.comparison import comparison_lines
 from pgs.run.held_out import MASKED, MASKED_NAMES, SCORE_NAMES, Scores
 from pgs.run.masks import draw_masks, measure_retention
 from pgs.run.metrics_file import NAME, read_metrics
@@ -67,7 +68,10 @@ def finish(
         write_json(workdir / 'results.json', results)
         draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
         figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
-    print(summary(results, records, workdir), flush=True)
+    print(
+        '\n'.join([summary(results, records, workdir), *comparison_lines(config, results)]),
+        flush=True,
+    )
     return results
 
 

@@ -1,10 +1,9 @@
 """A run that sets the mask's threshold from its training images."""
 
 import json
-import signal
 
 import pytest
-from conftest import shrunk_quickstart
+from conftest import shrunk_quickstart, sigterm_at_saves
 
 import pgs.run.calibration as calibration_module
 import pgs.train as train_module
@@ -58,17 +57,8 @@ def test_the_threshold_is_kept_with_the_run(run):
 
 def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsys, monkeypatch):
     workdir, _ = run
-    real_save = train_module.checkpoint.save
-
-    def interrupt(manager, step, state):
-        if step == 2:  # the run stops after step 3
-            signal.raise_signal(signal.SIGTERM)
-        real_save(manager, step, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module.checkpoint, 'save', interrupt)
-        with pytest.raises(Stopped, match='step 3 of 4'):
-            train(calibrated_config(), tmp_path / 'run')
+    with sigterm_at_saves(monkeypatch, 2), pytest.raises(Stopped, match='step 3 of 4'):
+        train(calibrated_config(), tmp_path / 'run')
     out = capsys.readouterr().out
     assert out.count('Calibrated on 1024 training images: masking.cluster_threshold=0.') == 1
     assert ' for a mean masked fraction of 0.6' in out

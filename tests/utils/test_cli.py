@@ -25,7 +25,7 @@ def parse(monkeypatch):
 
 
 def test_the_default_is_the_quickstart(parse):
-    assert parse().data.name == 'openmoji'
+    assert parse().data.name == 'openmoji_scenes'
 
 
 def test_flags_change_keys(parse):
