@@ -4,7 +4,7 @@
 
 A tiny model is trained undisturbed once. Then a second run is disturbed in each round: by a signal at
 a random moment between the first import and the last figure, by a disk that refuses to grow a file
-beyond a random size, or by damage to its newest checkpoint or its metrics while it is down. After each
+beyond a random size, by a reader that never returns, or by damage to its newest checkpoint or its metrics while it is down. After each
 fault the same command goes on. Whenever the run ends, its metrics.jsonl and its weights are compared
 with the undisturbed ones, and the next run begins. Exit status 1 if a round fails. Linux only.
 """

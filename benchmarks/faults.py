@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+SILENCE = 15.0  # seconds without progress after which a run with a stalled reader ends
 PATIENCE = 60.0  # seconds that a process may take to end after its fault
 
 
@@ -43,6 +44,22 @@ def command(workdir: Path, steps: int) -> list[str]:
     return [sys.executable, 'main.py', f'--workdir={workdir}', *settings]
 
 
+# Runs main.py with a reader that waits for ever at one of its calls, as one on a dead mount does.
+STALLED_READER = """
+import runpy, sys, threading
+from input_pipeline import pipeline
+calls, read = [], pipeline.Reader.read
+def stall(*arguments):
+    calls.append(1)
+    if len(calls) > {call}:
+        threading.Event().wait()
+    return read(*arguments)
+pipeline.Reader.read = stall
+sys.argv[0] = 'main.py'
+runpy.run_path('main.py', run_name='__main__')
+"""
+
+
 def run(
     workdir: Path,
     steps: int,
@@ -50,6 +67,7 @@ def run(
     number: int | None = None,
     after: float = 0.0,
     largest_file: int | None = None,
+    stalled_at: int | None = None,
 ) -> Ending:
     """Starts the run, and disturbs it.
 
@@ -58,7 +76,13 @@ def run(
       steps: of the whole run.
       number: a signal to send, if any, `after` seconds.
       largest_file: bytes beyond which a write fails, as on a full disk.
+      stalled_at: the read, counted from the start of the process, that never returns.
     """
+    program = command(workdir, steps)
+    if stalled_at is not None:
+        script = STALLED_READER.format(call=stalled_at)
+        program[1:2] = ['-c', script]
+        program.append(f'--config.silence_limit={SILENCE}')
 
     def limit() -> None:
         if largest_file is not None:
@@ -68,7 +92,7 @@ def run(
     log = workdir.with_suffix('.log')
     with log.open('wb') as output:
         process = subprocess.Popen(
-            command(workdir, steps), cwd=ROOT, stdout=output, stderr=output, preexec_fn=limit
+            program, cwd=ROOT, stdout=output, stderr=output, preexec_fn=limit
         )
         try:
             if number is not None:
@@ -159,11 +183,18 @@ def full_disk(workdir: Path, rng: random.Random, steps: int, seconds: float):
     return run(workdir, steps, largest_file=int(10 ** rng.uniform(2.0, 6.0))), (0, 1)
 
 
+def stalled_reader(workdir: Path, rng: random.Random, steps: int, seconds: float):
+    """A reader never returns; the watchdog ends the run, unless it ends before that read."""
+    del seconds
+    return run(workdir, steps, stalled_at=rng.randrange(steps)), (0, 1)
+
+
 FAULTS: dict[str, Fault] = {
     'SIGKILL': by_signal(signal.SIGKILL, -signal.SIGKILL),
     'SIGTERM': by_signal(signal.SIGTERM, 130),
     'SIGINT': by_signal(signal.SIGINT, 130),
     'full disk': full_disk,
+    'stalled reader': stalled_reader,
     'damaged checkpoint': by_damage(damage_checkpoint),
     'damaged metrics': by_damage(damage_metrics),
 }

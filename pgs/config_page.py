@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import base
-from pgs.config_table import TABLE, Key, describe, flat
+from pgs.config_table import TABLE, Key, describe, flat, strategies_with
 from pgs.utils import cli
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'configuration.md'
@@ -12,8 +12,8 @@ HEAD = """# Configuration
 
 Every key of `configs/base.py`, with its default and its valid values. A key is a flag of `main.py` and of the other programs that take
 `--config`: `--config.masking.min_ratio=0.5`. Config files and flags are checked against this table before anything is written or compiled;
-a mistake ends the program with one line and exit status 1. Options that only your own strategy has are checked against the
-defaults in its signature ([masking.md](masking.md#your-own-strategy)).
+a mistake ends the program with one line and exit status 1. Options of your own strategy that are not listed here are checked against
+the defaults in its signature ([masking.md](masking.md#your-own-strategy)).
 
 This page is generated from `pgs/config_table.py`: `python -m pgs.config_page`.
 """
@@ -35,7 +35,8 @@ def page() -> str:
 
 def line(key: str, row: Key, default: Any) -> str:
     """One row of the page."""
-    used_by = f'{", ".join(row.used_by)}: ' if row.used_by else ''
+    names = strategies_with(key)
+    used_by = f'{", ".join(names)}: ' if names else ''
     return f'| `{key}` | `{default!r}` | {describe(row)} | {used_by}{row.meaning} |'
 
 

@@ -38,7 +38,6 @@ class Key(NamedTuple):
       besides: single values that are valid outside the range.
       choices: all valid texts; (): any.
       empty: an empty text is valid.
-      used_by: strategies of config.masking that read it; (): the run.
     """
 
     kind: Literal['whole number', 'number', 'switch', 'text', 'texts', 'range', 'rows']
@@ -50,7 +49,6 @@ class Key(NamedTuple):
     besides: tuple[Any, ...] = ()
     choices: tuple[str, ...] = ()
     empty: bool = False
-    used_by: tuple[str, ...] = ()
 
 
 def count(meaning: str, low: int = 1, high: int = MAX_COUNT, **options: Any) -> Key:
@@ -159,61 +157,36 @@ TABLE: dict[str, Key] = {
     'masking.strategy': text('a file of pgs/masking ([masking.md](masking.md))'),
     'masking.until': fraction('share of the run after which images are whole; 1: never'),
     'masking.whole_share': fraction('share of each batch whose images keep all patches'),
-    'masking.mask_ratio': fraction(
-        'masked fraction of the patches', below=True, used_by=('random', 'gaussian', 'attentive')
-    ),
-    'masking.covariance': number(
-        "of the centre's density; sides reach from -1 to 1", above=True, used_by=('gaussian',)
-    ),
+    'masking.mask_ratio': fraction('masked fraction of the patches', below=True),
+    'masking.covariance': number("of the centre's density; sides reach from -1 to 1", above=True),
     'masking.attention_scale': number(
-        "resolution of the scorer's images: 0.5 or 1", above=True, high=1, used_by=('attentive',)
+        "resolution of the scorer's images: 0.5 or 1", above=True, high=1
     ),
-    'masking.ema_decay': fraction(
-        "of the scorer's weights; rises to 1 over the run", below=True, used_by=('attentive',)
-    ),
-    'masking.anchor_ratio': fraction(
-        'fraction of the patches drawn as anchors', below=True, used_by=('cluster',)
-    ),
-    'masking.cluster_threshold': Key(
-        'number', 'cosine to an anchor that masks a patch', -1, 1, used_by=('cluster',)
-    ),
+    'masking.ema_decay': fraction("of the scorer's weights; rises to 1 over the run", below=True),
+    'masking.anchor_ratio': fraction('fraction of the patches drawn as anchors', below=True),
+    'masking.cluster_threshold': Key('number', 'cosine to an anchor that masks a patch', -1, 1),
     'masking.cluster_target': fraction(
         'mean masked fraction that the threshold is set for before training; 0: as given',
         below=True,
-        used_by=('cluster',),
     ),
-    'masking.candidate_ratio': fraction(
-        'pre-selected fraction of the patches', below=True, used_by=('pgs',)
-    ),
-    'masking.min_ratio': fraction(
-        'smallest masked fraction of an image', below=True, used_by=('pgs', 'cluster')
-    ),
-    'masking.max_ratio': fraction(
-        'largest masked fraction of an image', below=True, used_by=('pgs',)
-    ),
-    'masking.edge_weight': number(
-        'beta: how strongly an edge protects its patch', high=1e6, used_by=('pgs',)
-    ),
-    'masking.epsilon': number(
-        'entropy regularisation of the transport', above=True, used_by=('pgs',)
-    ),
+    'masking.candidate_ratio': fraction('pre-selected fraction of the patches', below=True),
+    'masking.min_ratio': fraction('smallest masked fraction of an image', below=True),
+    'masking.max_ratio': fraction('largest masked fraction of an image', below=True),
+    'masking.edge_weight': number('beta: how strongly an edge protects its patch', high=1e6),
+    'masking.epsilon': number('entropy regularisation of the transport', above=True),
     'masking.threshold': number(
-        'balanced similarity L * P above which patches are alike', above=True, used_by=('pgs',)
+        'balanced similarity L * P above which patches are alike', above=True
     ),
-    'masking.budget_group': count('images that share a token budget', used_by=('pgs',)),
+    'masking.budget_group': count('images that share a token budget'),
     'masking.long_share': fraction(
-        'share of each group given the long (`min_ratio`) slots; 1: all', used_by=('pgs',)
+        'share of each group given the long (`min_ratio`) slots; 1: all'
     ),
-    'masking.use_edges': switch("ED of the paper's ablation", used_by=('pgs',)),
-    'masking.use_transport': switch("OTN of the paper's ablation", used_by=('pgs',)),
-    'masking.edge_detector': text(
-        "of the paper's ablation", choices=tuple(EDGE_DETECTORS), used_by=('pgs',)
-    ),
-    'masking.selection_noise': number(
-        'randomness of the selection, against starvation', high=1e6, used_by=('pgs',)
-    ),
+    'masking.use_edges': switch("ED of the paper's ablation"),
+    'masking.use_transport': switch("OTN of the paper's ablation"),
+    'masking.edge_detector': text("of the paper's ablation", choices=tuple(EDGE_DETECTORS)),
+    'masking.selection_noise': number('randomness of the selection, against starvation', high=1e6),
     'masking.fixed_progress': fraction(
-        "progress for all steps; -1: the run's", besides=(RUNS_OWN_PROGRESS,), used_by=('pgs',)
+        "progress for all steps; -1: the run's", besides=(RUNS_OWN_PROGRESS,)
     ),
     'text_masking.strategy': text(
         'which tokens of a caption that is too long are kept ([data.md](data.md#captions))',
@@ -242,8 +215,9 @@ TABLE: dict[str, Key] = {
 def check_values(config: ConfigDict | Mapping[str, Any]) -> None:
     """Checks each value of a config by its row in the table.
 
-    An option of config.masking without a row belongs to a strategy, whose signature has its
-    type; so does one that the configured strategy uses differently than those of `used_by`.
+    An option of config.masking without a row is checked by the strategy's signature
+    (`strategies.configured`); so is one that the configured strategy gives a default which the
+    row refuses: it means something else there.
 
     Args:
       config: as configs/base.py.
@@ -258,15 +232,23 @@ def check_values(config: ConfigDict | Mapping[str, Any]) -> None:
             hint = f'did you mean config.{near[0]}? ' if near else ''
             raise UserError(f'config.{key} is unknown: {hint}configs/base.py lists every key')
     defaults = flat(base.get_config())
-    own = options_of_strategy(values.get(f'masking.{SELECTOR}'))
+    name = str(values.get(f'masking.{SELECTOR}'))  # an unknown one is named by `configured`
+    strategy = known_strategies().get(name)
+    own = flat({'masking': all_options_of(strategy) if strategy else {}})
     for key, row in TABLE.items():
         if key in values:
-            name = values[f'masking.{SELECTOR}'] if row.used_by else ''
-            if row.used_by and name not in row.used_by and key.removeprefix('masking.') in own:
+            if key in own and not fits(row, own[key]):
                 continue
             check_value(key, values[key], defaults[key])
-        elif not row.used_by:  # an option of a strategy has a default in the signature
+        elif not strategies_with(key):  # an option of a strategy has a default in the signature
             raise UserError(f'config.{key} is missing: the default is {defaults[key]!r}')
+
+
+def strategies_with(key: str) -> list[str]:
+    """Names of the strategies that have a key of config.masking as an option."""
+    part, _, option = key.partition('.')
+    options = {name: all_options_of(function) for name, function in known_strategies().items()}
+    return [name for name, own in options.items() if part == 'masking' and option in own]
 
 
 def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
@@ -275,17 +257,9 @@ def flat(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     return flatten_dict(plain, sep='.')
 
 
-def options_of_strategy(name: Any) -> set[str]:
-    """Options of a strategy; none if the name is unknown, which `configured` reports."""
-    strategies = known_strategies()
-    return set(all_options_of(strategies[name])) if name in strategies else set()
-
-
 def check_value(key: str, value: Any, default: Any) -> None:
     """Raises UserError for a value that the row of `key` does not allow."""
     row = TABLE[key]
-    if any(value is one or (is_number(value) and value == one) for one in row.besides):
-        return
     if row.kind == 'texts' and isinstance(value, str):
         raise UserError(f"config.{key}={shown(value)} must be a tuple, such as ('{value}',)")
     if row.choices and isinstance(value, str) and value not in row.choices:
@@ -303,6 +277,8 @@ def check_value(key: str, value: Any, default: Any) -> None:
 
 def fits(row: Key, value: Any) -> bool:
     """Whether a value has the type of a row and is in its range."""
+    if any(value is one or (is_number(value) and value == one) for one in row.besides):
+        return True
     if row.kind == 'switch':
         return isinstance(value, bool)
     if row.kind == 'text':

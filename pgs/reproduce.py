@@ -14,9 +14,8 @@ import tempfile
 from absl import flags
 
 import input_pipeline
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.run import reproduction
-from pgs.run.interrupt import Stopped
 from pgs.train import train
 from pgs.utils import cli
 from pgs.utils.files import absolute

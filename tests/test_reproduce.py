@@ -4,12 +4,11 @@ import json
 import shutil
 
 import pytest
-from absl.testing import flagsaver
 from conftest import shrunk_quickstart
+from programs import load_program, run_program
 
-from pgs import reproduce
-from pgs.errors import UserError
-from pgs.train import Stopped, train
+from pgs.errors import Stopped, UserError
+from pgs.train import train
 
 
 @pytest.fixture(scope='module')
@@ -21,11 +20,11 @@ def stopped_run(tmp_path_factory):
     return workdir
 
 
-def run(workdir, steps=3):
-    if not reproduce.flags.FLAGS.is_parsed():
-        reproduce.flags.FLAGS(['reproduce'])
-    with flagsaver.flagsaver((reproduce.STEPS, steps)):
-        reproduce.main(['reproduce', str(workdir)])
+load_program('pgs.reproduce')
+
+
+def run(*arguments):
+    run_program('pgs.reproduce', '--steps=3', *arguments)
 
 
 def test_each_start_is_recorded(stopped_run):
@@ -64,7 +63,7 @@ def test_bad_folders(tmp_path, stopped_run):
     with pytest.raises(UserError, match=r'cannot read .*config\.json.*give the folder of a run'):
         run(tmp_path)
     with pytest.raises(UserError, match='give the folder of one run'):
-        reproduce.main(['reproduce'])
+        run()
     (tmp_path / 'environment.json').write_text('[]')
     from pgs.run.provenance import read_starts
 

@@ -10,10 +10,9 @@ from conftest import shrunk_quickstart
 
 from pgs import train as train_module
 from pgs.convert.load import read
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.run import checkpoint, lock, opening, summary
 from pgs.run.held_out import SCORE_NAMES
-from pgs.run.interrupt import Stopped
 from pgs.run.metrics import MetricLog
 from pgs.run.metrics_file import read_metrics
 from pgs.train import train
@@ -128,12 +127,12 @@ def test_an_interrupt_at_a_step_that_is_scored(unbroken, tmp_path, monkeypatch):
 
     def check(self):
         calls.append(1)
-        if len(calls) == 3:  # after step 3; the run stops after step 4
+        if len(calls) == 3:  # after step 3, before its scores
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(lock.Lock, 'check', check)
-        with pytest.raises(Stopped, match='step 4 of 6'):
+        with pytest.raises(Stopped, match='step 3 of 6'):
             train(config, tmp_path / 'run')
     assert 'loss' in comparable(tmp_path / 'run')[-1]
     train(config, tmp_path / 'run')

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from pgs.errors import Stopped as Stopped
-
 
 class Aborted(BaseException):
     """A request to stop arrived within `Interrupt.aborts`."""

@@ -12,12 +12,13 @@ from orbax.checkpoint import CheckpointManager
 
 from pgs import sharding
 from pgs.build import last_masked_step
+from pgs.errors import Stopped
 from pgs.run import checkpoint, lock
 from pgs.run.data import training_batches
 from pgs.run.evaluations import HELD_OUT, scores_line
 from pgs.run.held_out import Scores
 from pgs.run.hooks import Hook, StepLog, lock_hook, save_hook, score_hook
-from pgs.run.interrupt import Interrupt, Stopped
+from pgs.run.interrupt import Interrupt
 from pgs.run.metrics import MetricLog, Progress
 from pgs.run.opening import Run
 from pgs.run.profiler import Trace

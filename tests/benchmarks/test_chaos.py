@@ -3,7 +3,7 @@
 import random
 import signal
 
-from test_benchmarks import load
+from programs import load_benchmark as load
 
 from benchmarks import faults
 

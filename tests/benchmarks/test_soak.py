@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from test_benchmarks import load
+from programs import load_benchmark as load
 
 from pgs.errors import UserError
 

@@ -6,14 +6,13 @@ import pytest
 from conftest import shrunk_quickstart, sigterm_at_saves
 
 import pgs.run.calibration as calibration_module
-import pgs.train as train_module
 from pgs.build import check_config
 from pgs.convert import load_model
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.inference.masking import find_mask
 from pgs.run import opening
 from pgs.run.metrics import read_metrics
-from pgs.train import Stopped, train
+from pgs.train import train
 
 
 def calibrated_config(**masking):
@@ -57,7 +56,7 @@ def test_the_threshold_is_kept_with_the_run(run):
 
 def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsys, monkeypatch):
     workdir, _ = run
-    with sigterm_at_saves(monkeypatch, 2), pytest.raises(Stopped, match='step 3 of 4'):
+    with sigterm_at_saves(monkeypatch, 2), pytest.raises(Stopped, match='step 2 of 4'):
         train(calibrated_config(), tmp_path / 'run')
     out = capsys.readouterr().out
     assert out.count('Calibrated on 1024 training images: masking.cluster_threshold=0.') == 1
@@ -65,7 +64,7 @@ def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsy
     monkeypatch.setattr(calibration_module, 'calibrate', None)
     train(calibrated_config(), tmp_path / 'run')
     out = capsys.readouterr().out
-    assert 'Resumes at step 3 of 4' in out
+    assert 'Resumes at step 2 of 4' in out
     assert 'Calibrated' not in out
     assert losses(tmp_path / 'run') == losses(workdir)
     with pytest.raises(UserError, match=r'cluster_target: 0\.6 there, 0\.7 here'):

@@ -4,9 +4,10 @@ import signal
 
 import pytest
 
+from pgs.errors import Stopped
 from pgs.run import loop as loop_module
 from pgs.run.metrics_file import read_metrics
-from pgs.train import Stopped, train
+from pgs.train import train
 
 
 def test_a_signal_breaks_off_an_evaluation_and_the_state_is_saved(
