@@ -6,7 +6,6 @@ from types import ModuleType
 
 from absl import flags
 
-
 FLAGS_OF: dict[str, list[flags.Flag]] = {}  # name of a loaded program -> its flags
 
 

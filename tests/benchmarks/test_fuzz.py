@@ -4,11 +4,13 @@ import contextlib
 
 import numpy as np
 import pytest
+from programs import load_benchmark
 
-from benchmarks import fuzz
-from benchmarks.fuzz_targets import TARGETS, Target
 from pgs.errors import UserError
 
+TARGETS = load_benchmark('fuzz_targets').TARGETS
+Target = load_benchmark('fuzz_targets').Target
+fuzz = load_benchmark('fuzz')
 CASES = {'images': 40, 'safetensors': 15, 'config': 25}
 
 

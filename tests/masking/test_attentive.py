@@ -109,7 +109,7 @@ def test_whole_images_get_the_map_too():
     [
         ({'masking.ema_decay': 1.0}, 'masking.ema_decay=1.0 must be from 0 to below 1'),
         ({'masking.ema_decay': -0.1}, 'masking.ema_decay=-0.1'),
-        ({'masking.ema_decay': float('nan')}, 'masking.ema_decay=nan must be finite'),
+        ({'masking.ema_decay': float('nan')}, 'masking.ema_decay=nan must be from 0'),
         ({'masking.mask_ratio': 1.0}, 'masking.mask_ratio=1.0 must be from 0 to below 1'),
         ({'masking.mask_ratio': -0.5}, 'masking.mask_ratio=-0.5'),
         ({'masking.attention_scale': 0.25}, 'masking.attention_scale=0.25 must be 0.5'),
