@@ -84,16 +84,11 @@ def run(
         program[1:2] = ['-c', script]
         program.append(f'--config.silence_limit={SILENCE}')
 
-    def limit() -> None:
-        if largest_file is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails with an error instead
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
     log = workdir.with_suffix('.log')
     with log.open('wb') as output:
-        process = subprocess.Popen(
-            program, cwd=ROOT, stdout=output, stderr=output, preexec_fn=limit
-        )
+        process = subprocess.Popen(program, cwd=ROOT, stdout=output, stderr=output)
+        if largest_file is not None:  # Python ignores SIGXFSZ, so that the write fails
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
         try:
             if number is not None:
                 try:

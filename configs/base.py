@@ -38,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Faults (docs/reliability.md) ---
     config.max_skipped = 3  # steps in a row without a finite loss and gradient that stop the run
+    config.failed_saves_allowed = 0  # checkpoints in a row that may fail to be written
     config.silence_limit = 0.0  # seconds without progress that stop the run; 0: none
 
     # --- Evaluation, in addition to held-out pairs at start and end ---

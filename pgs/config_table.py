@@ -110,6 +110,11 @@ TABLE: dict[str, Key] = {
         'steps in a row without a finite loss and gradient after which the run stops '
         '([diagnosis.md](diagnosis.md))'
     ),
+    'failed_saves_allowed': count(
+        'checkpoints in a row that may fail to be written before the run stops; several processes '
+        'stop at the first ([reliability.md](reliability.md))',
+        low=0,
+    ),
     'silence_limit': number(
         'seconds without progress in a phase other than compiling after which the run stops; '
         '0: none ([reliability.md](reliability.md))'

@@ -38,6 +38,10 @@ from pgs.utils.files import absolute, writing
 ASIDE = 'checkpoints_damaged'  # folder beside checkpoints/ that damaged ones are moved to
 
 
+class SaveFailed(UserError):
+    """A checkpoint could not be written."""
+
+
 class ChecksummedHandler(ocp.StandardCheckpointHandler):
     """Adds checksums to a checkpoint before it is committed, in the thread that writes it."""
 
@@ -114,8 +118,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: TrainState) -> None:
     Orbax copies the arrays to the host before it returns, so that the next step may reuse them.
 
     Raises:
-      UserError: a state that is not finite, of which nothing is written; or this save or the one
-        before it failed. The earlier checkpoints are intact then.
+      UserError: a state that is not finite, of which nothing is written.
+      SaveFailed: this save or the one before it failed. The earlier checkpoints are intact.
     """
     if not bool(all_finite(state)):
         wait(manager)
@@ -147,11 +151,11 @@ def config_of(workdir: epath.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def failures(manager: ocp.CheckpointManager) -> Iterator[None]:
-    """Turns any error of writing a checkpoint into a UserError of one line."""
+    """Turns any error of writing a checkpoint into a SaveFailed of one line."""
     try:
         yield
     except Exception as error:  # OSError, or ValueError and others from TensorStore
-        raise UserError(
+        raise SaveFailed(
             f'cannot write a checkpoint to {manager.directory} ({first_line(error)}): free or '
             f'repair the disk. {last_good(manager)}'
         ) from error
@@ -169,10 +173,18 @@ def wait(manager: ocp.CheckpointManager) -> None:
     """Waits until the last checkpoint is written.
 
     Raises:
-      UserError: it could not be written.
+      SaveFailed: it could not be written.
     """
     with failures(manager):
         manager.wait_until_finished()
+
+
+def remove_unfinished(manager: ocp.CheckpointManager) -> None:
+    """Removes what a failed save left, and has the manager count the complete checkpoints only."""
+    for path in manager.directory.glob('*.orbax-checkpoint-tmp*'):
+        with contextlib.suppress(OSError):
+            path.rmtree()
+    manager.reload()
 
 
 def set_damaged_aside(workdir: epath.Path) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import jax
 from clu.periodic_actions import PeriodicCallback
 from ml_collections import ConfigDict
-from orbax.checkpoint import CheckpointManager
 
-from pgs.run import checkpoint
 from pgs.run.interrupt import Interrupt
 from pgs.run.lock import Lock
 from pgs.run.metrics import MetricLog, Progress
+from pgs.run.saves import Saves
 from pgs.run.skips import Skips
 from pgs.step import Metrics, TrainState
 from pgs.utils import phases
@@ -107,7 +106,7 @@ def score_hook(
     return PeriodicCallback(every_steps=config.eval_every, callback_fn=call)
 
 
-def save_hook(config: ConfigDict, manager: CheckpointManager, step_log: StepLog) -> Hook:
+def save_hook(config: ConfigDict, saves: Saves, step_log: StepLog) -> Hook:
     """Saves a checkpoint every config.checkpoint_every steps, after the log's lines before it.
 
     Not after a skipped step: the parameters may be why its loss is not finite, and the checkpoint
@@ -119,6 +118,6 @@ def save_hook(config: ConfigDict, manager: CheckpointManager, step_log: StepLog)
         with phases.phase('save', patience=math.inf):
             step_log.settle()
             if not step_log.skips.in_a_row:
-                checkpoint.save(manager, step, state)
+                saves.save(step, state)
 
     return PeriodicCallback(every_steps=config.checkpoint_every, callback_fn=call)

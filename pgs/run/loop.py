@@ -23,6 +23,7 @@ from pgs.run.metrics import MetricLog, Progress
 from pgs.run.opening import Run
 from pgs.run.profiler import Trace
 from pgs.run.programs import compile_programs
+from pgs.run.saves import Saves
 from pgs.run.skips import Skips, reporter
 from pgs.step import TrainState, TrainStep
 from pgs.utils import phases
@@ -82,6 +83,7 @@ def train_on(
     )
     skips = Skips(config, log, reporter(config, run.workdir, run.data.train))
     step_log = StepLog(config, log, progress, skips)
+    saves = Saves(manager, config.failed_saves_allowed)
     with (
         saves_finished(manager),
         Interrupt(manager.reached_preemption) as interrupt,
@@ -90,7 +92,7 @@ def train_on(
         hooks: list[Hook] = [lock_hook(held), step_log, trace]
         if config.evals and config.eval_every:
             hooks.append(score_hook(config, step_log, interrupt, partial(score, run, log)))
-        hooks.append(save_hook(config, manager, step_log))
+        hooks.append(save_hook(config, saves, step_log))
         phases.set_outcome(f'steps since the last checkpoint are lost: {again} goes on there')
         chained: Iterator[dict[str, jax.Array]] = itertools.chain([first], batches)
         if last_step is not None:
@@ -99,7 +101,7 @@ def train_on(
         phases.enter('save', patience=math.inf)
         step_log.settle()  # a checkpoint never covers a step whose line is not written
         if int(state.step) % config.checkpoint_every or skips.in_a_row:  # not saved by the hook
-            checkpoint.save(manager, int(state.step), state)
+            saves.save_last(int(state.step), state)
     if int(state.step) < config.total_steps:
         after = f' {interrupt.seconds():.1f} s after the signal' if interrupt.requested else ''
         raise Stopped(

@@ -24,6 +24,7 @@ FREE_KEYS = {
     'checkpoint_best',
     'profile_steps',
     'max_skipped',
+    'failed_saves_allowed',
     'silence_limit',
     'data.dir',
     'data.cache_dir',
