@@ -79,6 +79,7 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
+    skip: bool = True,
 ) -> TrainStep:
     """The train step, not yet jitted.
 
@@ -92,12 +93,13 @@ def make_train_step(
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
+      skip: where the loss or the gradient norm is not finite, parameters and moments stay as they
+        are. No update begins before all gradients are known then (docs/reliability.md has the cost).
 
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch). Where the loss or the
-      gradient norm is not finite, parameters and moments stay as they are.
+      learning_rate, mask_ratio (masked fraction, mean over the batch).
     """
     num_patches = model.image.num_patches
 
@@ -133,12 +135,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
         grad_norm = optax.tree.norm(grads)
-        # A select: a branch (lax.cond) rounds the update otherwise.
-        params, opt_state = keep_unless(
-            jnp.isfinite(value) & jnp.isfinite(grad_norm),
-            (params, opt_state),
-            (state.params, state.opt_state),
-        )
+        if skip:  # by a select: a branch (lax.cond) rounds the update otherwise
+            finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+            old = state.params, state.opt_state
+            params, opt_state = keep_unless(finite, (params, opt_state), old)
         metrics = {
             'loss': value,
             'grad_norm': grad_norm,

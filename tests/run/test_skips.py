@@ -40,6 +40,17 @@ def test_the_step_keeps_parameters_and_moments(tiny_config):
     assert int(moments.count) == 2
 
 
+def test_without_skips_the_first_bad_step_stops_the_run(tiny_config, tmp_path, bad_steps):
+    tiny_config.max_skipped = 0
+    bad_steps([4])
+    with pytest.raises(UserError, match=r'^step 4 ended with loss nan and .*: the run diverged'):
+        train(tiny_config, tmp_path)
+    records = read_metrics(tmp_path / 'metrics.jsonl')
+    assert [r['step'] for r in records if 'loss' in r] == [1, 2, 3]
+    assert not any('skipped' in r for r in records)
+    assert checkpoint.newest_intact(tmp_path) == (2, {})
+
+
 @pytest.fixture
 def bad_steps(monkeypatch):
     """A function that makes the loss of given steps NaN, within the compiled train step."""
