@@ -97,7 +97,10 @@ def train_and_score(
     phases.set_outcome(f'nothing is lost: {again} goes on at step {start} of {total}')
     print_once(start_lines(run, state))
     record_start(run, start)
-    distributed.on_primary(lambda: cut_back(run.workdir, resume_step=start, total_steps=total))
+    copy = checkpoint.saved_log(manager, start)
+    distributed.on_primary(
+        lambda: cut_back(run.workdir, resume_step=start, total_steps=total, copy=copy)
+    )
     log = MetricLog(run.workdir if distributed.is_primary() else None)
     stack.enter_context(exits.closed(log))
     phases.enter('score')

@@ -1,6 +1,7 @@
 """What a run survives, end to end: crashes at any moment, damaged files, divergence, a second run."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -16,6 +17,7 @@ from pgs.run.held_out import SCORE_NAMES
 from pgs.run.metrics import MetricLog
 from pgs.run.metrics_file import read_metrics
 from pgs.train import train
+from pgs.utils.checksums import write_checksums
 from pgs.utils.files import absolute
 
 
@@ -193,9 +195,25 @@ def test_a_second_run_in_the_folder_is_refused(finished):
     assert not (workdir / lock.NAME).exists()
 
 
-def test_a_lost_log_can_be_replaced_by_an_empty_one(finished):
+@pytest.mark.parametrize('left', [None, 0, 1, 100])
+def test_lost_lines_come_back_from_the_checkpoint(finished, unbroken, left, capsys):
+    """The log is deleted, or cut after some bytes."""
     config, workdir = finished
     shutil.rmtree(workdir / 'checkpoints' / '6')
+    path = workdir / 'metrics.jsonl'
+    path.unlink() if left is None else os.truncate(path, left)
+    train(config, workdir)
+    assert f'lines of {path} were lost: put back from ' in capsys.readouterr().out
+    assert comparable(workdir) == comparable(unbroken[1])
+
+
+def test_without_a_copy_a_lost_log_can_be_replaced_by_an_empty_one(finished):
+    """As checkpoints of earlier versions are."""
+    config, workdir = finished
+    shutil.rmtree(workdir / 'checkpoints' / '6')
+    folder = workdir / 'checkpoints' / '4' / 'default'
+    (folder / 'metrics.jsonl').unlink()
+    write_checksums(folder)
     (workdir / 'metrics.jsonl').unlink()
     with pytest.raises(UserError, match=r'metrics\.jsonl is missing.*resumes at step 4'):
         train(config, workdir)

@@ -43,11 +43,18 @@ class SaveFailed(UserError):
 
 
 class ChecksummedHandler(ocp.StandardCheckpointHandler):
-    """Adds checksums to a checkpoint before it is committed, in the thread that writes it."""
+    """Adds the log and checksums to a checkpoint before it is committed, in its writer's thread."""
+
+    def __init__(self, workdir: epath.Path):
+        """workdir: folder of the run, with its log."""
+        super().__init__()
+        self._log = workdir / NAME
 
     def finalize(self, directory: epath.Path) -> None:
         """Called by the primary process, when the files of all processes are complete."""
         super().finalize(directory)
+        if self._log.exists():
+            self._log.copy(directory / NAME)
         write_checksums(directory)
 
     @classmethod
@@ -100,7 +107,7 @@ def open_manager(
         cleanup_tmp_directories=True,
     )
     registry = DefaultCheckpointHandlerRegistry()
-    handler = ChecksummedHandler()
+    handler = ChecksummedHandler(target.parent)
     registry.add(ITEM, ocp.args.StandardSave, handler)
     registry.add(ITEM, ocp.args.StandardRestore, handler)
     logging.getLogger('absl').addFilter(is_not_reported)
@@ -242,6 +249,12 @@ def content(state: TrainState) -> dict[str, Any]:
     """The entries of a checkpoint. Without an EMA tower it is the same as before there were any."""
     entries = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def saved_log(manager: ocp.CheckpointManager, step: int) -> epath.Path | None:
+    """The copy of metrics.jsonl in a checkpoint; earlier versions wrote none."""
+    path = manager.directory / str(step) / ITEM / NAME
+    return path if path.exists() else None
 
 
 def saved_entries(manager: ocp.CheckpointManager, step: int | None) -> set[str]:

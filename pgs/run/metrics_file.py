@@ -56,23 +56,30 @@ def parse(raw: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and type(record.get('step')) is int else None
 
 
-def cut_back(workdir: str | os.PathLike, *, resume_step: int, total_steps: int) -> None:
+def cut_back(
+    workdir: str | os.PathLike,
+    *,
+    resume_step: int,
+    total_steps: int,
+    copy: epath.Path | None = None,
+) -> None:
     """Leaves the lines that an unbroken run has written when it saves the checkpoint.
 
     Those are the lines up to `resume_step`, each once; without the scores of the last step, which
     are written after its checkpoint. A run that starts leaves none. Damaged lines are moved to
-    ASIDE with a warning.
+    ASIDE with a warning; lines that are lost are put back from the checkpoint's copy.
 
     Args:
       workdir: folder of the run.
       resume_step: of the checkpoint; 0: the run starts.
       total_steps: of the run.
+      copy: the file as it was when the checkpoint was written, or later; None: there is none.
 
     Raises:
       UserError: a resumed run without the file, or a file that cannot be read or written.
     """
     path = absolute(workdir) / NAME
-    if resume_step and not path.exists():
+    if resume_step and not path.exists() and copy is None:
         raise UserError(
             f'{path} is missing, and the run resumes at step {resume_step}: put it back from a '
             'backup, or create an empty file to go on without the lines up to that step'
@@ -87,13 +94,22 @@ def cut_back(workdir: str | os.PathLike, *, resume_step: int, total_steps: int) 
                 f'warning: {len(damaged)} of {len(lines)} lines of {path} are damaged: moved to '
                 f'{path.parent / ASIDE}'
             )
-        kept: dict[tuple, bytes] = {}
-        for line in lines:
-            if line.record is not None and is_covered(line.record, resume_step, total_steps):
-                # One line a step and kind: an earlier version wrote some a second time.
-                kept[line.record['step'], *sorted(line.record)] = line.raw
+        kept = covered(lines, resume_step, total_steps)
+        written = covered(read_lines(copy) if copy else [], resume_step, total_steps)
+        if lost := len(written.keys() - kept.keys()):
+            print_once(f'warning: {lost} lines of {path} were lost: put back from {copy}')
+            kept = written | kept  # what is in the file only was written after the copy
         with replacing(path) as file:
             file.write(b''.join(raw + b'\n' for raw in kept.values()))
+
+
+def covered(lines: list[Line], resume_step: int, total_steps: int) -> dict[tuple, bytes]:
+    """Step and kind -> the last such line that is_covered; an earlier version wrote some twice."""
+    return {
+        (line.record['step'], *sorted(line.record)): line.raw
+        for line in lines
+        if line.record is not None and is_covered(line.record, resume_step, total_steps)
+    }
 
 
 def is_covered(record: dict[str, Any], resume_step: int, total_steps: int) -> bool:

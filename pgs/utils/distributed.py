@@ -61,6 +61,15 @@ def start() -> None:
         ) from error
 
 
+def failed_together(error: Exception) -> str:
+    """The line of a process whose computation with the others failed."""
+    return (
+        f'error: a computation of {jax.process_count()} processes failed in process '
+        f'{jax.process_index()} ({str(error).splitlines()[0]}): most likely another one ended; read '
+        'its last line, then start all of them again: the same command goes on'
+    )
+
+
 def is_primary() -> bool:
     """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
