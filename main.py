@@ -49,11 +49,6 @@ def main(argv: list[str]) -> None:
     except Stopped as stopped:
         distributed.print_once(stopped)
         sys.exit(exits.STOPPED)
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        # At once: JAX would wait for a process that is gone, and print its errors at length.
-        exits.leave(1, distributed.failed_together(error))
 
 
 if __name__ == '__main__':

@@ -213,7 +213,8 @@ def grouped_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         for _, extension, content in members:
             if extension in files:
                 raise UserError(
-                    f'{shard}: sample {key[: tars.SHOWN]!r} has two .{extension}: keep one'
+                    f'{shard}: sample {key[: tars.SHOWN]!r} has two '
+                    f'{"." + extension[: tars.SHOWN]!r}: keep one'
                 )
             files[extension] = content
         yield key, files

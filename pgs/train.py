@@ -103,6 +103,7 @@ def train_and_score(
     )
     log = MetricLog(run.workdir if distributed.is_primary() else None)
     stack.enter_context(exits.closed(log))
+    stack.enter_context(distributed.ends_together())
     phases.enter('score')
     if start == 0 and not is_smoke_test(run.config, run.data):
         log_scores(log, 0, run.scorers.held_out(state.params))

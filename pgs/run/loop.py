@@ -27,7 +27,7 @@ from pgs.run.saves import Saves
 from pgs.run.skips import Skips, reporter
 from pgs.step import TrainState, TrainStep
 from pgs.utils import phases
-from pgs.utils.distributed import print_once
+from pgs.utils.distributed import ends_together, print_once
 
 DATA_PATIENCE = 20.0  # seconds that a request to stop waits for a batch, to save the state
 
@@ -88,6 +88,7 @@ def train_on(
         saves_finished(manager),
         Interrupt(manager.reached_preemption) as interrupt,
         Trace(run.workdir / 'profile', steps=config.profile_steps) as trace,
+        ends_together(),
     ):
         hooks: list[Hook] = [lock_hook(held), step_log, trace]
         if config.evals and config.eval_every:

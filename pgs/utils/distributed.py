@@ -1,8 +1,9 @@
 """Several processes that run one job: start-up, and work that only one of them does."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pgs.errors import UserError
+from pgs.utils import exits
 
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and the job ends
 MESSAGE_BYTES = 32_768  # of what the primary process sends to the others
@@ -61,13 +63,24 @@ def start() -> None:
         ) from error
 
 
-def failed_together(error: Exception) -> str:
-    """The line of a process whose computation with the others failed."""
-    return (
-        f'error: a computation of {jax.process_count()} processes failed in process '
-        f'{jax.process_index()} ({str(error).splitlines()[0]}): most likely another one ended; read '
-        'its last line, then start all of them again: the same command goes on'
-    )
+@contextlib.contextmanager
+def ends_together() -> Iterator[None]:
+    """Ends a process at once, with one line, when its computation with other processes fails.
+
+    Most likely another one is gone, and everything that is to be closed would wait for it. JAX's
+    coordination service would end this process too, at its next heartbeat and with many lines.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        exits.leave(
+            1,
+            f'error: a computation of {jax.process_count()} processes failed in process '
+            f'{jax.process_index()} ({str(error).splitlines()[0]}): most likely another one ended; '
+            'read its last line, then start all of them again: the same command goes on',
+        )
 
 
 def is_primary() -> bool:
