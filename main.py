@@ -8,6 +8,11 @@ On a pod or cluster, start the same command on every host, with one --workdir (d
 Every key of configs/base.py is a flag: --config.total_steps=100 --config.masking.strategy=random
 """
 
+from pgs.utils import exits
+
+if __name__ == '__main__':
+    exits.install()  # before the other imports, which take seconds
+
 import datetime
 import os
 import sys
@@ -16,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import input_pipeline
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.utils import cli
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'File with get_config().')
@@ -28,20 +33,22 @@ def main(argv: list[str]) -> None:
     del argv
     import jax
 
-    from pgs.run.interrupt import Stopped
     from pgs.train import train
-    from pgs.utils import distributed
+    from pgs.utils import distributed, watchdog
 
+    watchdog.start(float(CONFIG.value.silence_limit))
     input_pipeline.hide_accelerators_from_tensorflow()
     dated = os.path.join('runs', datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S'))
     distributed.start()
+    if jax.process_count() > 1:
+        exits.hand_over()
     if jax.process_count() > 1 and not WORKDIR.value:
         raise UserError('several processes need one --workdir that all of them see')
     try:
         train(CONFIG.value, WORKDIR.value or dated)
     except Stopped as stopped:
         distributed.print_once(stopped)
-        sys.exit(130)
+        sys.exit(exits.STOPPED)
 
 
 if __name__ == '__main__':

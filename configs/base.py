@@ -32,7 +32,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 100
     config.checkpoint_every = 1000
     config.checkpoints_kept = 2  # the newest ones
+    config.checkpoints_kept_every = 0  # steps whose multiples are kept as well; 0: none
+    config.checkpoint_best = ''  # score whose best checkpoint is kept as well: 'eval/val_loss'
     config.profile_steps = 0  # number of steps to trace for TensorBoard's profiler
+
+    # --- Faults (docs/reliability.md) ---
+    # Steps in a row without a finite loss and gradient that are skipped and then stop the run; 0: the
+    # first one stops it.
+    config.max_skipped = 3
+    config.failed_saves_allowed = 0  # checkpoints in a row that may fail to be written
+    config.silence_limit = 0.0  # seconds without progress that stop the run; 0: none
 
     # --- Evaluation, in addition to held-out pairs at start and end ---
     config.evals = ()  # 'held_out', and tasks of pgs.evaluate: ('zeroshot/imagenet1k',)

@@ -58,7 +58,11 @@ def from_tars(opened: webdataset.EvalSet, origin: str) -> LabelledImages:
 
     def samples() -> Iterator[ImageSample]:
         for sample in webdataset.iter_samples(opened):
-            yield f'{origin}, sample {sample.key!r}', sample.image, sample.label
+            yield (
+                f'{origin}, sample {sample.key[: webdataset.tars.SHOWN]!r}',
+                sample.image,
+                sample.label,
+            )
 
     count = webdataset.count_samples(opened)
     return LabelledImages(origin, opened.kind, opened.classnames, opened.templates, count, samples)

@@ -5,6 +5,7 @@ Does not import TensorFlow, so that the worker processes of `preparation` start 
 
 import io
 import struct
+import warnings
 
 import cykooz_resizer
 import numpy as np
@@ -12,6 +13,30 @@ from PIL import Image
 
 # File names that count as images. Which files are readable is decided by their content.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
+
+MAX_PIXELS = 100_000_000  # read from the header, before any pixel is decompressed
+# Formats that are read, by their content. Pillow knows more, and starts Ghostscript for one of them.
+FORMATS = [
+    'AVIF',
+    'BMP',
+    'DIB',
+    'GIF',
+    'ICO',
+    'JPEG',
+    'JPEG2000',
+    'PCX',
+    'PNG',
+    'PPM',
+    'QOI',
+    'TGA',
+    'TIFF',
+    'WEBP',
+]
+# MAX_PIXELS, an error, takes the place of Pillow's warning.
+warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+ELONGATED = (
+    8  # times the shorter side: images are cut to it before a resize that would be too large
+)
 
 # Catmull-Rom is the bicubic kernel with a = -0.5, as in Pillow; convolution means antialiased.
 BICUBIC = cykooz_resizer.ResizeOptions(
@@ -41,6 +66,19 @@ def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, 3)
 
 
+def open_image(encoded: bytes) -> Image.Image:
+    """An image of a known format, whose pixels are not read yet.
+
+    Raises:
+      Image.DecompressionBombError: more than MAX_PIXELS by its header.
+      Exception: not an image; Pillow's readers raise many types of errors.
+    """
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f'{image.width} x {image.height} pixels')
+    return image
+
+
 def image_size(encoded: bytes) -> tuple[int, int]:
     """(height, width) in pixels from the header of an encoded image; microseconds for a JPEG.
 
@@ -56,9 +94,9 @@ def image_size(encoded: bytes) -> tuple[int, int]:
                 return height, width
             at += 1 if marker == 0xFF else 2 + int.from_bytes(encoded[at + 2 : at + 4])
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with open_image(encoded) as image:
             return image.height, image.width
-    except OSError as error:
+    except Exception as error:
         raise ValueError(f'not an image: {error}') from error
 
 
@@ -76,13 +114,22 @@ def centre_crop(encoded: bytes, *, image_size: int) -> np.ndarray:
       ValueError: not an image, or a damaged one.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+        with open_image(encoded) as opened:
             image = opened.convert('RGB')  # before the resize, as the package webdataset decodes
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise ValueError(f'not a readable image ({error})') from error
     short = min(image.size)
+    if image_size * image_size * max(image.size) > short * MAX_PIXELS:
+        image = cut_sides(image, ELONGATED * short)
     # torchvision truncates the longer side to a whole pixel, and rounds where the crop begins.
     width, height = (int(image_size * side / short) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (round((side - image_size) / 2.0) for side in image.size)
     return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+
+
+def cut_sides(image: Image.Image, longest: int) -> Image.Image:
+    """The centre of an image, with no side longer than `longest` pixels."""
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,6 +1,5 @@
 """A summary of a prepared data set, as text and as a contact sheet."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import tqdm
 from matplotlib.figure import Figure
 from PIL import Image
 
+from input_pipeline.images import open_image
 from input_pipeline.sources import Records, captions_of, open_folder
 from input_pipeline.tokenizer import CONTEXT_LENGTH, tokenize
 from pgs.errors import UserError
@@ -77,7 +77,7 @@ def read_sample(source: Records, count: int) -> tuple[list[Row], list[str]]:
     for index in tqdm.tqdm(indices.tolist(), desc='Reading', unit=' records'):
         try:
             record = source[index]
-            image = Image.open(io.BytesIO(record['image']))
+            image = open_image(record['image'])
             image.load()
             caption = captions_of(record)[0]
         except Exception:  # any error means a broken record

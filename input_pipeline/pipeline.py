@@ -5,6 +5,8 @@ sample, T tokens, g samples of a group.
 """
 
 import os
+import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from input_pipeline.text_masking import TextMask
 from input_pipeline.tokenizer import padded
 from pgs.errors import UserError
 
+CLOSE_SECONDS = 5.0  # to wait for reads that have begun
 GROUP = 20  # images that one call decodes and resizes, which share the cost of the call
 TEXT_SEED = 1  # folded into a step's seed for the text masks, whose draws are apart from the crops'
 
@@ -196,10 +199,28 @@ def views(
 
 
 def with_failures(batches: Iterator, reader: Reader) -> Iterator[dict[str, np.ndarray]]:
-    """The batches; raises the reader's own error instead of the one that tf.data wraps it in."""
+    """The batches; raises the reader's own error instead of the one that tf.data wraps it in.
+
+    At the end, after an error, and when the generator is closed, the iterator is destroyed, which
+    stops its threads. TensorFlow has no function for that: nothing may refer to the iterator.
+    """
+    iterators = [batches]
+    del batches
     try:
-        yield from batches
-    except tf.errors.OpError:
-        if reader.failure is not None:
-            raise reader.failure from None
-        raise
+        while True:
+            try:
+                batch = next(iterators[0])
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                traceback.clear_frames(error.__traceback__)  # they refer to the iterator
+                if reader.failure is not None:
+                    raise reader.failure from None
+                raise
+            yield batch
+            del batch
+    finally:
+        # A reader that never returns, such as of a dead mount, must not hold up the end.
+        closing = threading.Thread(target=iterators.clear, name='close data', daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)

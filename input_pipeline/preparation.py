@@ -15,7 +15,10 @@ from input_pipeline import raw_samples, records, word_counts
 from input_pipeline.validate import REASONS, check_caption, check_image
 from input_pipeline.worker import STATE, prepare_shard, start_worker, words_path
 from pgs.errors import UserError
-from pgs.utils.files import replacing, write_json, writing
+from pgs.utils.files import read_json, replacing, write_json, writing
+
+REPORT_KEYS = {'present', 'members', 'ignored', 'kept', 'dropped', 'bytes', 'samples', 'cut'}
+SHOWN_CUTS = 10  # damaged shards on the console
 
 
 def open_plan(
@@ -37,7 +40,7 @@ def open_plan(
     plan = {'shards': [list(s) for s in shards], 'images': images, 'max_side': max_side}
     path = out / STATE / 'plan.json'
     with writing(f'to --out={out}'):
-        if path.exists() and json.loads(path.read_text()) != plan:
+        if path.exists() and read_state(path) != plan:
             raise UserError(
                 f'--out={out} holds another preparation (other shards or --max_side): '
                 'give another folder, or delete it'
@@ -67,7 +70,8 @@ def prepare(
       workers: number of processes; None: one per core.
 
     Returns:
-      The content of report.json: present, kept, dropped by reason, shards, missing shards.
+      The content of report.json: present (counted by the reader), kept, dropped by reason, shards,
+      missing shards, shards that are cut.
 
     Raises:
       UserError: a source or folder that cannot be used, or a full disk.
@@ -140,8 +144,20 @@ def finished_reports(folder: Path, count: int) -> dict[int, dict[str, Any]]:
     for index in range(count):
         path = folder / STATE / f'{index:05}.json'
         if path.exists() and (folder / records.shard_name(index, count)).exists():
-            reports[index] = json.loads(path.read_text())
+            report = read_state(path)
+            if isinstance(report, dict) and report.keys() >= REPORT_KEYS:
+                reports[index] = report
+            else:
+                print(f'{path} is damaged or of an older version: its shard is prepared again')
     return reports
+
+
+def read_state(path: Path) -> Any:
+    """The content of a JSON file of this preparation; None if it cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
 
 
 def finish(folder: Path, reports: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
@@ -164,13 +180,22 @@ def finish(folder: Path, reports: list[dict[str, Any]], missing: list[str]) -> d
             reasons.update(report['dropped'])
             file.writelines(f'{json.dumps(sample)}\n'.encode() for sample in report['samples'])
     kept, dropped = sum(r['kept'] for r in reports), sum(reasons.values())
+    present = sum(r['present'] for r in reports)
+    if present != kept + dropped:
+        raise UserError(
+            f'{present} samples were read, but {kept} kept and {dropped} dropped: a report in '
+            f'{folder / STATE} is wrong; delete {folder} and prepare again'
+        )
     result = {
-        'present': kept + dropped,
+        'present': present,
         'kept': kept,
         'dropped': dropped,
         'dropped_by_reason': dict(sorted(reasons.items())),
         'shards': len(reports),
         'missing_shards': missing,
+        'cut_shards': [r['cut'] for r in reports if r['cut']],
+        'members': sum(r['members'] for r in reports),
+        'ignored_members': sum(r['ignored'] for r in reports),
         'bytes': sum(r['bytes'] for r in reports),
     }
     write_json(folder / 'report.json', result)
@@ -217,7 +242,10 @@ def verify(out: str) -> int:
                 f'{source.location(index)} is damaged: {error!r}; delete that shard and its report '
                 f'in {STATE}/, then prepare again'
             ) from error
-    expected = json.loads((folder / 'report.json').read_text())['kept']
+    report = read_state(folder / 'report.json')
+    expected = report.get('kept') if isinstance(report, dict) else None
+    if expected is None:
+        raise UserError(f'cannot read {folder}/report.json: prepare the folder again')
     if len(source) != expected:
         raise UserError(f'{folder} holds {len(source)} records, but its report.json {expected}')
     return len(source)
@@ -235,5 +263,12 @@ def describe(result: dict[str, Any], out: str) -> str:
     ]
     if result['missing_shards']:
         lines.append(f'  {len(result["missing_shards"])} shards were missing: see report.json')
+    for cut in result['cut_shards'][:SHOWN_CUTS]:
+        lines.append(
+            f'  {cut["shard"]} is damaged after byte {cut["intact_bytes"]} of {cut["bytes"]}: '
+            'what is behind is in no count'
+        )
+    if (more := len(result['cut_shards']) - SHOWN_CUTS) > 0:
+        lines.append(f'  {more} more shards are damaged: see report.json')
     lines.append(f'Train on it: python main.py --config.data.name=pairs --config.data.dir={out}')
     return '\n'.join(lines)

@@ -77,7 +77,7 @@ class ShardWriter:
     file by path.
 
     Attributes:
-      bytes: size of the records so far.
+      bytes, records: size and number of the records so far.
     """
 
     def __init__(self, path: Path):
@@ -86,7 +86,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         # Groups of one: records are read one at a time, in shuffled order.
         self._writer = array_record_module.ArrayRecordWriter(str(self._partial), 'group_size:1')
-        self.bytes = 0
+        self.bytes = self.records = 0
         return self
 
     def write(self, example: dict[str, Any]) -> None:
@@ -95,6 +95,7 @@ class ShardWriter:
         # Without `deterministic` the order of the features differs between processes.
         record = proto.SerializeToString(deterministic=True)
         self.bytes += len(record)
+        self.records += 1
         self._writer.write(record)
 
     def __exit__(self, error_type: type[BaseException] | None, *_) -> None:
@@ -103,6 +104,9 @@ class ShardWriter:
             if error_type is None:
                 with open(self._partial, 'rb') as file:
                     os.fsync(file.fileno())
+                written = array_record_module.ArrayRecordReader(str(self._partial)).num_records()
+                if written != self.records:
+                    raise OSError(f'{self._partial} holds {written} of {self.records} records')
                 os.replace(self._partial, self._path)
         finally:
             self._partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,18 @@ def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:
     """
     rows = data.mixture or ((data.name, data.dir, 1.0),)
     for row in rows:
-        if len(row) != 3 or not row[2] > 0:
-            raise UserError(
-                f'config.data.mixture row {tuple(row)} must be (name, dir, weight above 0)'
-            )
+        if not is_mixture_row(row):
+            raise UserError(f'config.data.mixture row {row!r} must be (name, dir, weight above 0)')
     return [(name, folder, float(weight)) for name, folder, weight in rows]
+
+
+def is_mixture_row(row: Any) -> bool:
+    """Whether it is (name, dir, finite weight above 0)."""
+    if not isinstance(row, tuple | list) or len(row) != 3:
+        return False
+    name, folder, weight = row
+    texts = isinstance(name, str) and isinstance(folder, str)
+    return texts and isinstance(weight, int | float) and 0 < weight <= sys.float_info.max
 
 
 def open_train(data: ConfigDict) -> list[tuple[Records, float]]:

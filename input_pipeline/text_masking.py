@@ -78,30 +78,18 @@ def train_length(config: ConfigDict) -> int:
     return config.text_masking.context_length or config.model.text.context_length
 
 
-def check(options: ConfigDict, context_length: int) -> None:
-    """Checks config.text_masking against the context length of the text tower.
+def check_length(options: ConfigDict, context_length: int) -> None:
+    """Checks the length of training captions against the text tower's.
 
     Raises:
-      UserError: an unknown strategy, a threshold that is not positive, or a length that is too
-        short, or too long for the text tower.
+      UserError: a length that is too short for a token, or too long for the text tower.
     """
-    if options.strategy not in NAMES:
-        raise UserError(
-            f'config.text_masking.strategy={options.strategy!r} is unknown: '
-            f'take one of {", ".join(NAMES)}'
-        )
-    if not options.threshold > 0:
-        raise UserError(f'config.text_masking.threshold={options.threshold} must be above 0')
     short = options.context_length
-    for key, length in (
-        ('model.text.context_length', context_length),
-        ('text_masking.context_length', short or context_length),
-    ):
-        if length < 3:
-            raise UserError(
-                f'config.{key}={length} has no room for a token between the start and the end '
-                'token: give at least 3'
-            )
+    if short and short < 3:
+        raise UserError(
+            f'config.text_masking.context_length={short} has no room for a token between the '
+            'start and the end token: give at least 3'
+        )
     if short > context_length:
         raise UserError(
             f'config.text_masking.context_length={short} is above '
@@ -113,7 +101,7 @@ def configured(options: ConfigDict, sources: Sequence[Records]) -> TextMask:
     """The text mask that config.text_masking names.
 
     Args:
-      options: config.text_masking, as `check` accepts it.
+      options: config.text_masking, as pgs/config_table.py checks it.
       sources: the training data; `frequency` counts the words of their captions on first use.
 
     Raises:

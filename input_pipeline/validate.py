@@ -4,16 +4,28 @@ Every rule has a name, under which dropped samples are counted (explained in doc
 """
 
 import io
-import warnings
+import re
 from typing import NamedTuple, cast
 
 from PIL import Image, ImageOps
 
+from input_pipeline.images import MAX_PIXELS, open_image
+
 MIN_SIDE = 16  # pixels: one patch of ViT-B/16
-MAX_PIXELS = 100_000_000  # read from the header, before any pixel is decompressed
 MAX_CAPTION_BYTES = 65_536
 # Start-of-frame markers of arithmetic coding, which Pillow can read and TensorFlow cannot.
 ARITHMETIC_CODING = (b'\xff\xc9', b'\xff\xca', b'\xff\xcb')
+SEGMENT = re.compile(rb'\xff+([^\x00\xff])', re.DOTALL)
+AFTER_SCAN = re.compile(rb'\xff+([^\x00\xff\xd0-\xd7])', re.DOTALL)  # no escaped byte, no restart
+START_OF_SCAN, END_OF_IMAGE = b'\xda', b'\xd9'
+BETWEEN_SCANS = (
+    b'\xc4',
+    b'\xda',
+    b'\xdb',
+    b'\xdd',
+    b'\xfe',
+    END_OF_IMAGE,
+)  # tables, scans, comments
 JPEG_QUALITY = 95  # of images that are encoded again
 
 REASONS = {
@@ -28,8 +40,8 @@ REASONS = {
     'caption_not_utf8': 'a caption that is not UTF-8',
     'caption_too_long': f'a caption of more than {MAX_CAPTION_BYTES} bytes',
     'duplicate_key': 'a key that the same shard had before',
-    'unsafe_name': 'an absolute name or one with .. in it',
-    'not_a_file': 'a link, device or other special member of a tar',
+    'unsafe_name': 'an absolute name, one with .. in it, or one that is not UTF-8',
+    'not_a_file': 'a link, a device, a pipe or another special file',
     'shard_cut': 'the sample at which a damaged or cut tar ends',
 }
 
@@ -66,12 +78,12 @@ def check_caption(encoded: bytes) -> str:
 def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
     """Decodes an image completely and returns it as a JPEG.
 
-    A plain upright RGB or grey JPEG is kept byte for byte. Any other image is encoded again as
+    A plain, complete, upright RGB or grey JPEG is kept byte for byte. Any other image is encoded again as
     8-bit RGB: transparent pixels are blended over white, an animation gives its first frame, and
     EXIF orientation is applied, so that the stored pixels are upright.
 
     Args:
-      encoded: bytes of any format that Pillow reads.
+      encoded: bytes of a format in images.FORMATS.
       max_side: pixels; an image with a longer side is scaled down to it (antialiased bicubic).
 
     Raises:
@@ -80,15 +92,11 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
     if not encoded:
         raise DropError('empty_image')
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about huge images, which the limit below refuses
-            image = Image.open(io.BytesIO(encoded))
+        image = open_image(encoded)
     except Image.DecompressionBombError as error:
         raise DropError('image_too_large') from error
     except Exception as error:  # Pillow's readers raise many types of errors
         raise DropError('not_an_image') from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DropError('image_too_large')
     if min(image.size) < MIN_SIDE:
         raise DropError('image_too_small')
     try:
@@ -96,6 +104,7 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
         orientation = image.getexif().get(0x0112, 1)
         plain = image.format == 'JPEG' and image.mode in ('RGB', 'L') and orientation in (0, 1)
         plain = plain and not any(marker in encoded for marker in ARITHMETIC_CODING)
+        plain = plain and is_complete(encoded)
         if plain and not (max_side and max(image.size) > max_side):
             return CheckedImage(encoded, image.height, image.width)
         return encode_again(image, max_side)
@@ -103,6 +112,25 @@ def check_image(encoded: bytes, max_side: int | None = None) -> CheckedImage:
         raise
     except Exception as error:
         raise DropError('broken_image') from error
+
+
+def is_complete(jpeg: bytes) -> bool:
+    """Whether each scan of a JPEG ends at another one or at the end mark.
+
+    Pillow fills in what is missing of a damaged one; TensorFlow refuses it.
+    """
+    at = 2
+    while found := SEGMENT.match(jpeg, at):
+        marker = found[1]
+        if marker == END_OF_IMAGE:
+            return True
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+        if marker == START_OF_SCAN:
+            after = AFTER_SCAN.search(jpeg, at)
+            if after is None or after[1] not in BETWEEN_SCANS:
+                return False
+            at = after.start()
+    return False
 
 
 def encode_again(image: Image.Image, max_side: int | None) -> CheckedImage:

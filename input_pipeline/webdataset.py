@@ -10,13 +10,14 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from input_pipeline import tars
 from input_pipeline.labels import EXTENSIONS, Label, read_label
 from pgs.errors import UserError
+from pgs.utils.files import read_small
 
 IMAGE_EXTENSIONS = ('webp', 'png', 'jpg', 'jpeg')  # in CLIP-benchmark's order of preference
 SIGNATURES = {b'RIFF': 'webp', b'\x89PNG': 'png', b'\xff\xd8\xff': 'jpg'}  # first bytes of a file
@@ -68,7 +69,8 @@ def open_eval_set(folder: str | Path, split: str = 'test') -> EvalSet:
     shards = [folder / split / f'{index}.tar' for index in range(int(count))]
     for shard in shards:
         if not shard.is_file():
-            raise UserError(f'{shard} is missing, nshards.txt counts {count} tars: fetch it')
+            state = 'no file' if shard.exists() else 'missing'
+            raise UserError(f'{shard} is {state}, nshards.txt counts {count} tars: fetch it')
     return description._replace(shards=shards)
 
 
@@ -84,7 +86,9 @@ def iter_samples(eval_set: EvalSet) -> Iterator[Sample]:
         before = total
         try:
             for key, files in grouped_members(shard):
-                yield Sample(key, *decode(eval_set, files, f'{shard}: sample {key!r}'))
+                yield Sample(
+                    key, *decode(eval_set, files, f'{shard}: sample {key[: tars.SHOWN]!r}')
+                )
                 total += 1
         except (tarfile.TarError, OSError) as error:
             count = total - before
@@ -105,9 +109,8 @@ def count_samples(eval_set: EvalSet) -> int:
     def labels(shard: Path) -> int:
         count = 0
         try:
-            with tarfile.open(shard, 'r:') as archive:
-                for member in tars.iter_members(archive):
-                    count += member.name.endswith(extension)
+            for _, member in tars.stream(shard):
+                count += member.name.endswith(extension)
         except (tarfile.TarError, OSError):
             pass  # iter_samples reports it, with the place
         return count
@@ -171,10 +174,12 @@ def write_eval_set(
 def read_lines(path: Path, remedy: str) -> list[str]:
     """The trimmed lines of a UTF-8 file; `remedy` ends the message of an error."""
     try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, 'strerror', 'not UTF-8 text')
-        raise UserError(f'cannot read {path} ({reason}): {remedy}') from error
+        text = read_small(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f'cannot read {path} (not UTF-8 text): {remedy}') from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, 'strerror', None) or error
+        raise UserError(f'cannot read {path} ({why}): {remedy}') from error
     return [line.strip() for line in text.rstrip().split('\n')]
 
 
@@ -207,7 +212,10 @@ def grouped_members(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
         files: dict[str, bytes] = {}
         for _, extension, content in members:
             if extension in files:
-                raise UserError(f'{shard}: sample {key!r} has two .{extension}: keep one')
+                raise UserError(
+                    f'{shard}: sample {key[: tars.SHOWN]!r} has two '
+                    f'{"." + extension[: tars.SHOWN]!r}: keep one'
+                )
             files[extension] = content
         yield key, files
 
@@ -216,9 +224,10 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
     """Yields (key, extension, content) of regular files, without absolute names and '..'."""
     for archive, member in tars.stream(shard):
         name = MEMBER_NAME.fullmatch(member.name)
-        if name and member.isreg():
-            content = cast(IO[bytes], archive.extractfile(member)).read()
-            yield name[1], name[2].lower(), content
+        if name and tars.is_file(member):
+            if member.size > tars.MAX_FILE_BYTES:
+                raise tarfile.ReadError(f'{member.name[: tars.SHOWN]!r} claims {member.size} bytes')
+            yield name[1], name[2].lower(), tars.content(archive, member)
 
 
 def decode(eval_set: EvalSet, files: dict[str, bytes], where: str) -> tuple[bytes, Label]:

@@ -8,7 +8,6 @@ letters, single digits, runs of punctuation, endings such as 's.
 """
 
 import collections
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import tqdm
 
 from input_pipeline.tokenizer import clean
 from pgs.errors import UserError
-from pgs.utils.files import write_json, writing
+from pgs.utils.files import read_json, write_json, writing
 
 if TYPE_CHECKING:
     from input_pipeline.sources import Records
@@ -78,9 +77,11 @@ def read(source: 'Records') -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text())
-        shards, _, _ = kept['shards'], kept['words'], kept['counts']
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kept = read_json(path)
+        shards, words, counts = kept['shards'], kept['words'], kept['counts']
+        if not all(isinstance(n, int) and n > 0 for n in (words, *counts.values())):
+            raise ValueError('a count is not a positive whole number')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'cannot read {path}: {error!r}; delete it to count again') from error
     if shards != source.shards:
         raise UserError(

@@ -12,6 +12,8 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline import sampler, sources, text_masking
+from input_pipeline.tokenizer import VOCAB_SIZE
+from pgs.config_table import check_values
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import (
@@ -27,8 +29,7 @@ from pgs.sharding import mesh_shape
 from pgs.step import TrainStep, make_train_step
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-AT_LEAST_ONE = ('batch_size', 'log_every', 'checkpoint_every', 'checkpoints_kept', 'epochs')
-AT_LEAST_ZERO = ('profile_steps', 'eval_every')
+MAX_PATCHES = 4096  # of an image: PGS compares all pairs of patches
 
 
 Strategy = Callable[..., PatchSelection]
@@ -75,6 +76,7 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
             seed=config.seed,
             total_steps=total_steps,
             microbatches=config.microbatches,
+            skip=config.max_skipped > 0,
         )
         for select in (strategy, None)
     )
@@ -87,15 +89,9 @@ def last_masked_step(config: ConfigDict, total_steps: int) -> int:
 
 
 def compute_dtype(name: str, platform: str) -> Any:
-    """The dtype that config.model.dtype names; 'auto' is float32 on 'cpu', bfloat16 elsewhere.
-
-    Raises:
-      UserError: another name.
-    """
+    """The dtype that config.model.dtype names; 'auto' is float32 on 'cpu', bfloat16 elsewhere."""
     if name == 'auto':
         name = 'float32' if platform == 'cpu' else 'bfloat16'
-    if name not in DTYPES:
-        raise UserError(f'config.model.dtype={name!r} is unknown: take auto, float32 or bfloat16')
     return DTYPES[name]
 
 
@@ -113,35 +109,46 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
     Raises:
       UserError: an invalid value, by its key, with the remedy.
     """
-    for key in AT_LEAST_ONE + AT_LEAST_ZERO:
-        least = 1 if key in AT_LEAST_ONE else 0
-        if config[key] < least:
-            raise UserError(f'config.{key}={config[key]} must be at least {least}')
-    if config.total_steps is not None and config.total_steps < 1:
-        raise UserError(f'config.total_steps={config.total_steps} must be at least 1')
-    if isinstance(config.evals, str):
+    check_values(config)
+    check_sizes(config.model)
+    text_masking.check_length(config.text_masking, config.model.text.context_length)
+    if config.checkpoint_best and not (config.evals and config.eval_every):
         raise UserError(
-            f"config.evals={config.evals!r} must be a tuple, such as ('{config.evals}',)"
+            f'config.checkpoint_best={config.checkpoint_best} needs scores while the run goes on: '
+            "set config.evals, such as ('held_out',), and config.eval_every"
         )
-    low, high = config.data.crop_scale
-    if not 0.0 < low <= high <= 1.0:
-        raise UserError(
-            f'config.data.crop_scale={(low, high)} must be 0 < smallest <= largest <= 1'
-        )
-    optimizer = config.optimizer
-    if optimizer.tail_rate < 0.0 or optimizer.tail_warmup_steps < 0:
-        raise UserError(
-            f'config.optimizer.tail_rate={optimizer.tail_rate} and '
-            f'tail_warmup_steps={optimizer.tail_warmup_steps} must be at least 0'
-        )
-    if not 0.0 <= config.masking.until <= 1.0:
-        raise UserError(f'config.masking.until={config.masking.until} must be from 0 to 1')
     weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
     sampler.batch_shares(weights, config.batch_size)
-    text_masking.check(config.text_masking, config.model.text.context_length)
     mesh_shape(config.mesh, config.batch_size, devices)
     job = build(config, total_steps=config.total_steps or 1, platform=platform)
     check_microbatches(config, job.strategy, devices)
+
+
+def check_sizes(model: ConfigDict) -> None:
+    """Checks sizes of config.model that depend on each other; `build_model` has further checks.
+
+    Raises:
+      UserError: too few token ids, too many patches, or blocks without a hidden width.
+    """
+    if model.text.vocab_size < VOCAB_SIZE:
+        raise UserError(
+            f'config.model.text.vocab_size={model.text.vocab_size} is less than the {VOCAB_SIZE} '
+            f"ids of CLIP's tokenizer: take {VOCAB_SIZE}"
+        )
+    image = model.image
+    patches = (image.image_size // image.patch_size) ** 2
+    if patches > MAX_PATCHES:
+        raise UserError(
+            f'config.model.image.image_size={image.image_size} with patch_size={image.patch_size} '
+            f'makes {patches} patches: take sizes that make at most {MAX_PATCHES}'
+        )
+    for name in ('image', 'text'):
+        width, ratio = model[name].width, model[name].mlp_ratio
+        if int(width * ratio) < 1:
+            raise UserError(
+                f'config.model.{name}.mlp_ratio={ratio} leaves no hidden width for a width of '
+                f'{width}: take at least {1 / width:g}'
+            )
 
 
 def check_microbatches(config: ConfigDict, strategy: Strategy, devices: int) -> None:

@@ -4,8 +4,6 @@ import flax
 import optax
 from ml_collections import ConfigDict
 
-from pgs.errors import UserError
-
 # OpenCLIP's rule: gains, biases, the class token and the logit scale are not decayed. It selects them
 # by their number of dimensions; layers are stacked here, so that names are needed.
 NOT_DECAYED = {'scale', 'bias', 'class_token', 'logit_scale'}
@@ -58,14 +56,7 @@ def build_optimizer(optimizer: ConfigDict, learning_rate) -> optax.GradientTrans
     Args:
       optimizer: config.optimizer, with beta1, beta2, epsilon, weight_decay and mu_dtype.
       learning_rate: a constant or a schedule.
-
-    Raises:
-      UserError: unknown mu_dtype.
     """
-    if optimizer.mu_dtype not in ('float32', 'bfloat16'):
-        raise UserError(
-            f'config.optimizer.mu_dtype={optimizer.mu_dtype!r} is unknown: take float32 or bfloat16'
-        )
     return optax.adamw(
         learning_rate,
         b1=optimizer.beta1,

@@ -79,6 +79,7 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
+    skip: bool = True,
 ) -> TrainStep:
     """The train step, not yet jitted.
 
@@ -92,6 +93,8 @@ def make_train_step(
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
+      skip: where the loss or the gradient norm is not finite, parameters and moments stay as they
+        are. No update begins before all gradients are known then (docs/reliability.md has the cost).
 
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
@@ -131,9 +134,14 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
+        grad_norm = optax.tree.norm(grads)
+        if skip:  # by a select: a branch (lax.cond) rounds the update otherwise
+            finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+            old = state.params, state.opt_state
+            params, opt_state = keep_unless(finite, (params, opt_state), old)
         metrics = {
             'loss': value,
-            'grad_norm': optax.tree.norm(grads),
+            'grad_norm': grad_norm,
             'logit_scale': jnp.exp(state.params['logit_scale']),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
@@ -173,6 +181,16 @@ def score_patches(
     with jax.named_scope('patch_selection'):
         ema = moved_average(state.ema, state.params['image_tower'], progress, settings.decay)
         return ema, map_parts(lambda part: score(ema, normalize_images(part)), images, parts)
+
+
+def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
+    """`new` if finite, else `old`; counts are always new, so that the rate follows the step."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
+        return new if counts else jnp.where(finite, new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def lower_train_step(

@@ -80,7 +80,7 @@ def shrunk_quickstart(total_steps: int):
 
 @contextlib.contextmanager
 def sigterm_at_saves(monkeypatch, *steps: int):
-    """A SIGTERM arrives when the checkpoints of these steps are saved; a run stops a step later."""
+    """A SIGTERM arrives when the checkpoints of these steps are saved; a run stops after the save."""
     real_save = checkpoint.save
 
     def save(manager, step, state):

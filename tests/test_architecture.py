@@ -12,13 +12,14 @@ FLOORS = (
     ('pgs.sharding', 'pgs.masking'),
     ('pgs.loss',),
     ('pgs.models', 'pgs.microbatches', 'pgs.optimizer'),
+    ('pgs.config_table',),
     ('pgs.step',),
-    ('pgs.build', 'pgs.convert'),
+    ('pgs.build', 'pgs.convert', 'pgs.config_page'),
     ('pgs.inference', 'pgs.compile'),
     ('pgs.evaluate', 'pgs.embed', 'pgs.classify'),
     ('pgs.report', 'pgs.run'),
-    ('pgs.train',),
-    ('main',),
+    ('pgs.train', 'pgs.checkpoint'),
+    ('main', 'pgs.reproduce'),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

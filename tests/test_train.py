@@ -14,13 +14,13 @@ from PIL import Image
 
 from input_pipeline.sources import captions_of
 from pgs import build as build_module
-from pgs import train as train_module
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.evaluate.retrieval import pair_scores
 from pgs.inference import embed_images, embed_texts, load_clip
+from pgs.run import opening
 from pgs.run.data import open_data
 from pgs.run.metrics import MetricLog, read_metrics
-from pgs.train import Stopped, train
+from pgs.train import train
 
 ROOT = Path(__file__).parent.parent
 RESULT_KEYS = [
@@ -146,14 +146,14 @@ def test_evaluations_that_cannot_run_stop_the_start(
 
 def test_an_interrupt_saves_and_stops(whole_run, tmp_path, capsys, monkeypatch):
     config, workdir, _ = whole_run
-    stopped = pytest.raises(Stopped, match=r'step 3 of 30, checkpoint saved')
+    stopped = pytest.raises(Stopped, match=r'step 2 of 30, checkpoint saved')
     with sigterm_at_saves(monkeypatch, 2), stopped:
         train(config, tmp_path / 'stopped')
-    assert (tmp_path / 'stopped' / 'checkpoints' / '3').is_dir()
+    assert (tmp_path / 'stopped' / 'checkpoints' / '2').is_dir()
     assert not (tmp_path / 'stopped' / 'results.json').exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     train(config, tmp_path / 'stopped')
-    assert 'Resumes at step 3 of 30' in capsys.readouterr().out
+    assert 'Resumes at step 2 of 30' in capsys.readouterr().out
     assert comparable(tmp_path / 'stopped') == comparable(workdir)
 
 
@@ -168,8 +168,8 @@ def test_an_unmasked_end_is_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     assert all(0.3 <= ratio <= 0.5 for ratio in masked[:3])
     assert masked[3:] == [0.0] * 3
 
-    with sigterm_at_saves(monkeypatch, 2, 4):  # the runs stop after steps 3 and 5
-        for stopped in (3, 5):
+    with sigterm_at_saves(monkeypatch, 2, 4):
+        for stopped in (2, 4):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
     train(tiny_config, tmp_path / 'broken')
@@ -182,8 +182,8 @@ def test_short_captions_are_exact_on_resume(tiny_config, tmp_path, monkeypatch, 
     tiny_config.text_masking.update(strategy='block', context_length=8)
     train(tiny_config, tmp_path / 'whole')
     assert 'From step 4 on images and captions are whole' in capsys.readouterr().out
-    with sigterm_at_saves(monkeypatch, 2, 4):  # the runs stop after steps 3 and 5
-        for stopped in (3, 5):
+    with sigterm_at_saves(monkeypatch, 2, 4):
+        for stopped in (2, 4):
             with pytest.raises(Stopped, match=f'step {stopped} of 6'):
                 train(tiny_config, tmp_path / 'broken')
     train(tiny_config, tmp_path / 'broken')
@@ -267,6 +267,14 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('model.dtype', 'float8', "'float8'"),
         ('model.remat', 'some', "'some'"),
         ('data.crop_scale', (0.5, 1.5), 'crop_scale'),
+        ('data.crop_scale', (1e-7, 2e-7), 'crop_scale=(1e-07, 2e-07) must be 0.01 <='),
+        ('optimizer.warmup_steps', -1, 'warmup_steps=-1'),
+        ('optimizer.peak_learning_rate', float('nan'), 'peak_learning_rate=nan'),
+        ('optimizer.beta1', 2.0, 'beta1=2.0'),
+        ('masking.edge_weight', float('inf'), 'edge_weight=inf'),
+        ('model.text.vocab_size', 10, 'vocab_size=10'),
+        ('model.text.layers', 0, 'layers=0'),
+        ('seed', 2**40, 'seed=1099511627776'),
         ('data.name', 'laion', "'laion'"),
         ('data.train_split', 'test', "no split 'test'"),
         ('data.mixture', (('openmoji', '', 99.0), ('openmoji', '', 1.0)), 'weight 1.0'),
@@ -314,7 +322,7 @@ def test_steps_follow_from_the_size_of_the_data(tiny_config, tmp_path, monkeypat
 
     note.original = build_module.build
     monkeypatch.setattr(build_module, 'build', note)
-    monkeypatch.setattr(train_module, 'build', note)
+    monkeypatch.setattr(opening, 'build', note)
     tiny_config.total_steps = None
     tiny_config.epochs = 3
     with pytest.raises(ZeroDivisionError):
@@ -357,12 +365,14 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_main_exits_with_one_line(tmp_path):
-    for flags in (
-        ['--workdir=/proc/run', '--config.data.name=openmoji'],
-        ['--config.masking.strategy=pqs'],
+    for program, flags in (
+        (['main.py'], ['--workdir=/proc/run', '--config.data.name=openmoji']),
+        (['main.py'], ['--config.masking.strategy=pqs']),
+        (['main.py'], ['--config.data.crop_scale=0.5', f'--workdir={tmp_path / "run"}']),
+        (['-m', 'pgs.compile'], ['--config.optimizer.beta1=2']),
     ):
         done = subprocess.run(
-            [sys.executable, 'main.py', *flags],
+            [sys.executable, *program, *flags],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -371,3 +381,4 @@ def test_main_exits_with_one_line(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith('error: ')
         assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / 'run').exists()

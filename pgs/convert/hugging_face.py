@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.tokenizer import VOCAB_SIZE
+from pgs.config_table import shown
 from pgs.convert.open_clip_config import integer, ratio
 from pgs.errors import UserError
 from pgs.models.clip import INITIAL_LOG_SCALE, PIXEL_MEAN, PIXEL_STD
@@ -113,7 +114,7 @@ def architecture_of(config: dict[str, Any]) -> dict[str, Any]:
     """
     if config.get('model_type') != 'clip':
         raise UserError(
-            f'config.json has model_type {config.get("model_type")!r}: '
+            f'config.json has model_type {shown(config.get("model_type"))}: '
             'only CLIPModel (clip) can be read'
         )
     # Older files repeat a part as *_config_dict, and transformers prefers that one.
@@ -145,17 +146,17 @@ def check_parts(vision: dict[str, Any], text: dict[str, Any]) -> None:
     for name, value, supported in required:
         if value != supported:
             raise UserError(
-                f'config.json sets {name} to {value}: only {supported} is supported here'
+                f'config.json sets {name} to {shown(value)}: only {supported} is supported here'
             )
     if text['eos_token_id'] not in (ARGMAX_POOLING, text['vocab_size'] - 1):
         raise UserError(
-            f'config.json sets eos_token_id={text["eos_token_id"]}: the text tower pools at the '
+            f'config.json sets eos_token_id={shown(text["eos_token_id"])}: the text tower pools at the '
             f'highest id, {text["vocab_size"] - 1}'
         )
     acts = (vision['hidden_act'], text['hidden_act'])
     if acts not in (('quick_gelu',) * 2, ('gelu',) * 2):
         raise UserError(
-            f'config.json sets hidden_act to {acts[0]!r} (image) and {acts[1]!r} (text): '
+            f'config.json sets hidden_act to {shown(acts[0])} (image) and {shown(acts[1])} (text): '
             "supported are 'gelu' and 'quick_gelu', the same for both towers"
         )
 

@@ -12,7 +12,7 @@ from etils import epath
 from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
 from pgs.convert.open_clip import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
-from pgs.convert.parameters import layout_of
+from pgs.convert.parameters import check_architecture, layout_of
 from pgs.convert.positions import resize_image
 from pgs.convert.tensors import SUFFIXES, Weights, check_tensors, first_of, read_tensors
 from pgs.errors import UserError
@@ -97,6 +97,7 @@ def read(
         params, architecture, source = orbax_folder.read_folder(location)
     if image_size is not None:
         params, architecture = resize_image(params, architecture, image_size)
+    check_architecture(architecture)
     return Checkpoint(build_model(architecture, dtype=dtype), params, architecture, source)
 
 
@@ -126,7 +127,8 @@ def read_hugging_face(folder: Path) -> Weights:
     path = first_of(folder, HF_WEIGHTS)
     if path is None:
         raise UserError(f'{folder} holds neither of {", ".join(HF_WEIGHTS)}')
-    architecture = hugging_face.architecture_of(open_clip_config.read_json(folder / 'config.json'))
+    card = open_clip_config.read_json(folder / 'config.json')
+    architecture = open_clip_config.checked(hugging_face.architecture_of, card)
     pixels = folder / 'preprocessor_config.json'
     if pixels.is_file():
         content = open_clip_config.read_json(pixels)

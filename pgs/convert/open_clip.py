@@ -1,6 +1,5 @@
 """OpenCLIP's weights: their files, and their tensors, by name, as our parameters and back."""
 
-import json
 import math
 import os
 import sys
@@ -16,6 +15,7 @@ from pgs.convert.parameters import flat_params, layout_of
 from pgs.convert.tensors import Weights, check_tensors, first_of, read_tensors
 from pgs.errors import UserError
 from pgs.models.clip import CLIP, build_model
+from pgs.utils.files import parse_json
 
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
 OPEN_CLIP_WEIGHTS = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
@@ -129,10 +129,15 @@ def read_open_clip(path: Path, model_config: str | os.PathLike | None) -> Weight
     weights = read_tensors(weights_path)
     card = read_card(weights_path, model_config)
     if card is not None:
-        architecture = open_clip_config.architecture_of(card)
+        architecture = open_clip_config.checked(open_clip_config.architecture_of, card)
     else:
         shapes = {name: array.shape for name, array in weights.items()}
-        architecture = open_clip_config.infer_architecture(shapes, str(weights_path))
+        try:
+            architecture = open_clip_config.infer_architecture(shapes, str(weights_path))
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise UserError(
+                f'{weights_path}: its shapes are not those of a ViT CLIP ({error})'
+            ) from error
         print(
             f'Note: no model JSON beside {weights_path}: {architecture["image"]["heads"]} and '
             f'{architecture["text"]["heads"]} heads and the exact GELU are assumed; '
@@ -154,7 +159,7 @@ def read_card(weights_path: Path, model_config: str | os.PathLike | None) -> dic
         with safe_open(weights_path, 'numpy') as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
         try:
-            return json.loads(text) if text else None
+            return parse_json(text.encode()) if text else None
         except ValueError as error:
             raise UserError(f'{weights_path}: its {METADATA_KEY} is not JSON: {error}') from error
     return None

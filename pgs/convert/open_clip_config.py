@@ -3,17 +3,18 @@
 Weights without a JSON get an architecture from the shapes of their tensors.
 """
 
-import json
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.tokenizer import VOCAB_SIZE
+from pgs.config_table import shown
 from pgs.errors import UserError
 from pgs.models.clip import PIXEL_MEAN, PIXEL_STD
+from pgs.utils import files
 
 # OpenCLIP's defaults for settings that its JSON omits.
 VISION: dict[str, Any] = {
@@ -77,12 +78,28 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: a file that cannot be read, or with other content.
     """
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f'cannot read {path}: {error}') from error
     if not isinstance(content, dict):
         raise UserError(f'cannot read {path}: it holds no JSON object')
     return content
+
+
+def checked(read: Callable[[dict[str, Any]], dict[str, Any]], card: Any) -> dict[str, Any]:
+    """read(card), for the JSON of a model whose entries may have any type.
+
+    Raises:
+      UserError: as `read`, or an entry of a type that it does not expect.
+    """
+    if not isinstance(card, dict):
+        raise UserError(f'the config is a {type(card).__name__}, not a JSON object')
+    try:
+        return read(card)
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise UserError(f'the config is not that of a CLIP model ({error!r})') from error
 
 
 def architecture_of(card: dict[str, Any]) -> dict[str, Any]:
@@ -126,11 +143,11 @@ def check_settings(part: dict[str, Any], known: Container[str]) -> None:
             continue
         if name in TOKENIZER:
             raise UserError(
-                f"OpenCLIP config sets {name!r} ({value!r}): its tokens are not those of CLIP's "
+                f"OpenCLIP config sets {name!r} ({shown(value)}): its tokens are not those of CLIP's "
                 'BPE, the only tokenizer here'
             )
         raise UserError(
-            f"OpenCLIP config sets {name!r} ({value!r}), which this project's towers do not have"
+            f"OpenCLIP config sets {name!r} ({shown(value)}), which this project's towers do not have"
         )
 
 
@@ -142,7 +159,7 @@ def check_pixels(part: dict[str, Any], where: str, mean: str, std: str) -> None:
             np.shape(value) == (3,) and np.allclose(value, ours, atol=1e-4)
         ):
             raise UserError(
-                f'{where}.{name} is {value}: only {list(ours)}, as in CLIP, is supported'
+                f'{where}.{name} is {shown(value)}: only {list(ours)}, as in CLIP, is supported'
             )
 
 
@@ -152,7 +169,7 @@ def integer(part: dict[str, Any], key: str) -> int:
     if key == 'image_size' and isinstance(value, list) and len(set(value)) == 1:
         value = value[0]
     if not isinstance(value, int) or value < 1:
-        raise UserError(f'config sets {key}={value!r}: it must be a positive integer')
+        raise UserError(f'config sets {key}={shown(value)}: it must be a positive integer')
     return value
 
 
@@ -160,7 +177,7 @@ def number(part: dict[str, Any], key: str) -> float:
     """A positive number of a config."""
     value = part[key]
     if not isinstance(value, int | float) or value <= 0:
-        raise UserError(f'config sets {key}={value!r}: it must be a positive number')
+        raise UserError(f'config sets {key}={shown(value)}: it must be a positive number')
     return float(value)
 
 

@@ -1,6 +1,5 @@
 """Reads parameters from a training workdir; reads and writes folders of parameters. All by Orbax."""
 
-import json
 import os
 from typing import Any
 
@@ -9,10 +8,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from pgs.convert.integrity import ITEM, checkpoint_steps, first_line, newest_intact
 from pgs.convert.parameters import ARCHITECTURE_KEYS, check_params
 from pgs.errors import UserError
 from pgs.models.clip import build_model
-from pgs.utils.files import absolute, write_json
+from pgs.utils.distributed import print_once
+from pgs.utils.files import absolute, read_json, write_json
 
 
 def read_architecture(folder: epath.Path) -> dict[str, Any]:
@@ -24,33 +25,32 @@ def read_architecture(folder: epath.Path) -> dict[str, Any]:
     path = folder / 'config.json'
     try:
         # Runs from before the setting quick_gelu existed have the exact GELU.
-        settings = {'quick_gelu': False} | json.loads(path.read_text())['model']
+        settings = {'quick_gelu': False} | read_json(path)['model']
         return {key: settings[key] for key in ARCHITECTURE_KEYS} | {'remat': 'none'}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'cannot read a model in {path}: {error!r}') from error
 
 
-def checkpoint_steps(folder: epath.Path) -> list[int]:
-    """The steps of the complete checkpoints in a run's folder; none if it has no checkpoints."""
-    checkpoints = folder / 'checkpoints'
-    return ocp.path.step.checkpoint_steps(checkpoints) if checkpoints.is_dir() else []
-
-
 def read_workdir(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(parameters, architecture, source) of a run's newest checkpoint, without the optimiser.
 
-    If several processes run, all must call it.
+    A damaged checkpoint is named in a warning, and the one before it is read. If several
+    processes run, all must call it.
 
     Raises:
-      UserError: a workdir without a checkpoint, or a checkpoint that does not fit its config.
+      UserError: a workdir without an intact checkpoint, or one that does not fit its config.
     """
     architecture = read_architecture(folder)
-    steps = checkpoint_steps(folder)
-    if not steps:
+    if not checkpoint_steps(folder):
         raise UserError(f'{folder} holds no checkpoint yet: train on, or give another folder')
-    step = max(steps)
+    step, damaged = newest_intact(folder)
+    for number, damage in damaged.items():
+        print_once(
+            f'warning: checkpoint {folder / "checkpoints" / str(number)} is damaged ({damage}): '
+            f'step {step} is read instead'
+        )
     source = f'{folder}, step {step}'
-    params = restore(folder / 'checkpoints' / str(step) / 'default', 'params', source)
+    params = restore(folder / 'checkpoints' / str(step) / ITEM, 'params', source)
     check_params(params, architecture, source)
     return params, architecture, source
 
@@ -86,8 +86,7 @@ def restore(path: epath.Path, part: str | None, source: str) -> dict[str, Any]:
         )
         restored = handler.restore(path, args=args)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        line = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f'cannot read the checkpoint of {source}: {line}') from error
+        raise UserError(f'cannot read the checkpoint of {source}: {first_line(error)}') from error
     return restored if part is None else restored[part]
 
 

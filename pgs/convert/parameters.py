@@ -10,10 +10,21 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from configs import base
+from pgs.config_table import check_value, flat
 from pgs.convert.tensors import check_tensors
 from pgs.models.clip import build_model
 
 ARCHITECTURE_KEYS = ('embed_dim', 'image', 'text', 'remat', 'quick_gelu')  # all but the dtype
+
+
+def check_architecture(architecture: dict[str, Any]) -> None:
+    """Raises UserError for a missing value, or one of another type or outside its range."""
+    values = flat({'model': architecture})
+    defaults = flat({'model': base.get_config().model.to_dict()})
+    for key in defaults:
+        if key != 'model.dtype':
+            check_value(key, values.get(key), defaults[key])
 
 
 def abstract_params(architecture: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +33,7 @@ def abstract_params(architecture: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: an invalid architecture.
     """
+    check_architecture(architecture)
     model = build_model(architecture, dtype=jnp.float32)
     size = architecture['image']['image_size']
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -45,7 +45,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         try:
             arrays = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(f'cannot read {path} as safetensors: {error}') from error
+            raise UserError(f'cannot read {path} as safetensors: {str(error)[:200]}') from error
     if arrays and all(name.startswith('module.') for name in arrays):
         arrays = {name.removeprefix('module.'): array for name, array in arrays.items()}
     # Buffers such as position_ids are not parameters, so their type does not matter.

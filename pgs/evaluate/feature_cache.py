@@ -26,8 +26,11 @@ def cache_in(folder: Path, set_name: str, model_id: str) -> FeatureCache:
     def cached(split, compute):
         path = folder / f'{set_name}-{split}-{model_id}.npz'
         if path.exists():
-            with np.load(path) as file:
-                return file['features'], file['labels']
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return file['features'], file['labels']
+            except Exception as error:  # a damaged file raises many types of errors
+                print(f'warning: {path} is damaged ({error}): its features are computed again')
         features, labels = compute()
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:

@@ -12,7 +12,7 @@ import numpy as np
 from pgs.convert.tensors import SUFFIXES
 from pgs.errors import UserError
 from pgs.evaluate.data import Task
-from pgs.utils.files import write_json, writing
+from pgs.utils.files import read_json, write_json, writing
 
 COUNTS = ('n', 'n_texts', 'n_cut')
 
@@ -62,7 +62,9 @@ def read_previous(
     if not path.exists():
         return {}
     try:
-        results = json.loads(path.read_text())
+        results = read_json(path)
+        if not isinstance(results['checkpoint'], str) or not isinstance(results['tasks'], dict):
+            raise TypeError('no results of pgs.evaluate')
         same = (results['weights'], results['data_root']) == (weights, data_root)
         same_mask = results.get('masking') == masking
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,6 @@
 Shapes: N items, B items of a batch, E embedding width, M texts.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from input_pipeline.eval_sets import LabelledImages
 from pgs.errors import UserError
 from pgs.evaluate.context import Context
 from pgs.evaluate.data import Task
+from pgs.utils.files import read_json, reason
 
 KEYS = ('filename', 'caption', 'negative_caption')
 
@@ -39,8 +39,9 @@ def read_items(folder: str | Path, subset: str) -> list[Item]:
     """
     path = Path(folder) / f'{subset}.json'
     try:
-        entries = json.loads(path.read_text(encoding='utf-8'))
-        texts = [[entry[key] for key in KEYS] for entry in entries.values()]
+        texts = [[entry[key] for key in KEYS] for entry in read_json(path).values()]
+        if any(not isinstance(text, str) or '\0' in text for row in texts for text in row):
+            raise ValueError('a file name or caption is not a text')
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f'cannot read {path} ({error}): fetch it again') from error
     except KeyError as error:
@@ -48,7 +49,11 @@ def read_items(folder: str | Path, subset: str) -> list[Item]:
     items = [Item(Path(folder) / 'val2017' / name, *pair) for name, *pair in texts]
     if not items:
         raise UserError(f'{path} holds no item: fetch it again')
-    if absent := [item.image for item in items if not item.image.is_file()]:
+    try:
+        absent = [item.image for item in items if not item.image.is_file()]
+    except OSError as error:  # a name that the file system does not take
+        raise UserError(f'{path} names an image {reason(error)}: fetch it again') from error
+    if absent:
         raise UserError(
             f'{absent[0]} is missing ({len(absent)} of {len(items)} images that {path.name} names): '
             "unpack COCO's val2017 there"

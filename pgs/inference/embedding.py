@@ -17,6 +17,7 @@ from pgs.errors import UserError
 from pgs.inference.masking import ScoringMask
 from pgs.models.clip import CLIP, normalize_images
 from pgs.sharding import batch_sharding, replicated, to_devices
+from pgs.utils import phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Embedder:
             with jax.set_mesh(self.mesh):
                 features = step(self.params, to_devices(self.mesh, {'x': padded})['x'])
             parts.append(np.asarray(features)[: len(part)])
+            phases.progress()
         features_NxE = np.concatenate(parts)
         if bad := int((~np.isfinite(features_NxE)).any(axis=1).sum()):
             raise UserError(

@@ -11,7 +11,7 @@ from pgs.errors import UserError
 from pgs.inference.clip import embed_images, embed_texts
 from pgs.inference.embedding import Embedder
 from pgs.utils.console import progress_bar
-from pgs.utils.files import replacing, writing
+from pgs.utils.files import read_small, replacing, writing
 
 
 class Inputs(NamedTuple):
@@ -58,8 +58,8 @@ def image_files(folder: str) -> list[Path]:
 def text_lines(file: str) -> list[str]:
     """The lines of a UTF-8 file, at least one."""
     try:
-        lines = Path(file).expanduser().read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_small(Path(file).expanduser()).decode().splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f'cannot read --texts={file}: {error}') from error
     if not lines:
         raise UserError(f'--texts={file} is empty: give one text a line')

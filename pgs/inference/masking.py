@@ -5,7 +5,6 @@ docs/evaluation.md explains the choice. Shape: B images.
 
 import difflib
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from pgs.models.class_attention import make_scorer
 from pgs.models.clip import CLIP
 from pgs.models.image_tower import ImageTowerSettings
 from pgs.utils.distributed import print_once
+from pgs.utils.files import read_json
 
 WHOLE = 'none'  # all patches; also the name of the strategy that keeps them
 TRAINED = 'trained'  # the strategy of the run that trained the weights
@@ -146,7 +146,7 @@ def run_masking(checkpoint: str | os.PathLike) -> dict[str, Any] | None:
     if not (folder / 'checkpoints').is_dir():
         return None
     try:
-        masking = dict(json.loads((folder / 'config.json').read_text())['masking'])
+        masking = dict(read_json(folder / 'config.json')['masking'])
         return masking | {SELECTOR: masking[SELECTOR]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -1,16 +1,14 @@
 """The results.json files of `python -m pgs.evaluate`, checked, as rows of the paper's tables."""
 
-import json
-import math
 import os
+import sys
 from typing import Any, NamedTuple
 
-from etils import epath
-
+from pgs.config_table import shown
 from pgs.errors import UserError
 from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Table
 from pgs.report.peers import ROW_NAMES, peer_rows
-from pgs.utils.files import reason
+from pgs.utils.files import read_json, reason
 
 
 class Results(NamedTuple):
@@ -73,16 +71,16 @@ def read_results(path: str) -> Results:
     relative = content.get('relative_training_time')
     if relative is not None and (not is_number(relative) or relative <= 0):
         raise UserError(
-            f'{path}: relative_training_time is {relative!r}; it is a time divided by that of the '
+            f'{path}: relative_training_time is {shown(relative)}; it is a time divided by that of the '
             'unmasked run: write a number above 0, or leave it out'
         )
-    shown = {(task, c.metric) for table in TABLES for c in table.columns for task in c.tasks}
+    needed = {(task, c.metric) for table in TABLES for c in table.columns for task in c.tasks}
     shares = {}
-    for task, metric in sorted(shown):
+    for task, metric in sorted(needed):
         share = read_share(path, content['tasks'], task, metric)
         if share is not None:
             shares[task, metric] = share
-    other_tasks = sorted(content['tasks'].keys() - {task for task, _ in shown})
+    other_tasks = sorted(content['tasks'].keys() - {task for task, _ in needed})
     checkpoint = str(content.get('checkpoint') or '')
     return Results(path, ' '.join(name.split()), checkpoint, relative, shares, other_tasks)
 
@@ -90,7 +88,7 @@ def read_results(path: str) -> Results:
 def read_content(path: str) -> dict[str, Any]:
     """The JSON object of a results file, which has 'tasks'."""
     try:
-        content = json.loads(epath.Path(path).read_text())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UserError(
@@ -116,13 +114,16 @@ def read_share(path: str, tasks: dict[str, Any], task: str, metric: str) -> floa
     share = entry['metrics'].get(metric)
     if metric in entry['metrics'] and not (is_number(share) and 0 <= share <= 1):
         raise UserError(
-            f'{path}: {metric} of {task} is {share!r}, no share from 0 to 1: score it again'
+            f'{path}: {metric} of {task} is {shown(share)}, no share from 0 to 1: score it again'
         )
     return share
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number; JSON may hold whole numbers that are too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def percentages(table: Table, results: list[Results]) -> dict[str, list[float | None]]:

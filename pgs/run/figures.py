@@ -53,7 +53,9 @@ def masks_figure(
         for axis, visible in zip(axes[i, 2:-1], visible_NxL.values(), strict=True):
             axis.imshow(hide_masked(image, visible[i], patch_size))
             axis.set_xlabel(f'{1 - visible[i].mean():.0%} masked', fontsize=7, labelpad=2)
-        axes[i, -1].text(0, 0.5, textwrap.fill(captions[i], 20), va='center', fontsize=8)
+        caption = textwrap.fill(captions[i], 20)
+        # Without parse_math, text between dollar signs would be read as a formula.
+        axes[i, -1].text(0, 0.5, caption, va='center', fontsize=8, parse_math=False)
         axes[i, -1].axis('off')
     for axis, title in zip(axes[0], ['image', 'edges', *visible_NxL, ''], strict=True):
         axis.set_title(title)

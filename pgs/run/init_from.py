@@ -10,8 +10,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from pgs.convert.integrity import checkpoint_steps
 from pgs.convert.load import read
-from pgs.convert.orbax_folder import checkpoint_steps
 from pgs.convert.parameters import ARCHITECTURE_KEYS
 from pgs.convert.positions import resize_image
 from pgs.errors import UserError

@@ -1,54 +1,50 @@
 """The metrics of a run: metrics.jsonl, TensorBoard and one console line."""
 
+import contextlib
 import json
 import os
 import time
 
-from clu import metric_writers
 from etils import epath
 
+from pgs.run.events import Events
+from pgs.run.metrics_file import NAME
+from pgs.run.metrics_file import read_metrics as read_metrics
 from pgs.utils.console import format_seconds
-from pgs.utils.files import replacing
+from pgs.utils.files import writing
 
-
-def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """Records of a metrics.jsonl, oldest first; a last line that was cut off is ignored."""
-    records = []
-    file = epath.Path(path)
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+REMEDY = 'free or repair the disk; the same command resumes the run'
 
 
 class MetricLog:
-    """Writes scalars by step.
+    """Writes scalars by step, at the end of metrics.jsonl and for TensorBoard.
 
-    A run that resumes at step n removes the lines after n, because it will write them again: the
-    file ends as that of an uninterrupted run. Without a workdir nothing is written; of several
-    processes only the first one writes.
+    Without a workdir nothing is written; of several processes only the first one writes.
     """
 
-    def __init__(self, workdir: epath.Path | None, *, resume_step: int):
+    def __init__(self, workdir: epath.Path | None):
         self._file = None
         if workdir is None:
             return
-        self._path = workdir / 'metrics.jsonl'
-        kept = [r for r in read_metrics(self._path) if r['step'] <= resume_step]
-        with replacing(self._path) as file:
-            file.write(''.join(json.dumps(r) + '\n' for r in kept).encode())
-        self._file = self._path.open('a')
-        # A separate thread writes the events, so that the loop does not wait for a slow disk.
-        self._tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+        self._path = workdir / NAME
+        with writing(str(self._path), REMEDY):
+            self._file = self._path.open('a')
+        self._tensorboard = Events(workdir)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps({'step': step} | scalars) + '\n')
-        self._file.flush()
-        self._tensorboard.write_scalars(step, scalars)
+        with writing(str(self._path), REMEDY):
+            self._file.write(json.dumps({'step': step} | scalars) + '\n')
+            self._file.flush()
+        self._tensorboard.write(step, scalars)
+
+    def sync(self) -> None:
+        """Waits until the lines are on the disk, so that a checkpoint never outlives them."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError, AttributeError):  # a file of gs:// has no descriptor
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:

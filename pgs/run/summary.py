@@ -7,13 +7,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline.sources import Records
+from pgs.errors import UserError
 from pgs.models import CLIP
 from pgs.run import figures
 from pgs.run.comparison import comparison_lines
 from pgs.run.held_out import MASKED, MASKED_NAMES, SCORE_NAMES, Scores
 from pgs.run.masks import draw_masks, measure_retention
-from pgs.run.metrics import read_metrics
-from pgs.utils.files import write_json
+from pgs.run.metrics_file import NAME, read_metrics
+from pgs.utils.files import write_json, writing
 
 
 def finish(
@@ -43,6 +44,11 @@ def finish(
     """
     records = read_metrics(workdir / 'metrics.jsonl')
     trained = [r for r in records if 'loss' in r]
+    if not trained:
+        raise UserError(
+            f'{workdir / NAME} has no line of a training step: put the file back from a backup; '
+            'python -m pgs.evaluate scores the run without it'
+        )
     last = trained[-1]
     if not rate:
         rate = float(np.median([r['pairs_per_second'] for r in trained]))
@@ -58,9 +64,10 @@ def finish(
         'object_retention_masked': retention.masked if retention else None,
         'object_retention_images': retention.images if retention else None,
     }
-    write_json(workdir / 'results.json', results)
-    draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
-    figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
+    with writing(f'{workdir}/results.json and figures/', 'repair it and give the same command'):
+        write_json(workdir / 'results.json', results)
+        draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
+        figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
     print(
         '\n'.join([summary(results, records, workdir), *comparison_lines(config, results)]),
         flush=True,

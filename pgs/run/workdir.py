@@ -8,16 +8,24 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from configs import base
+from pgs.convert.integrity import checkpoint_steps
 from pgs.errors import UserError
 from pgs.utils.files import absolute, write_json, writing
 
+FILES = ('config.json', 'metrics.jsonl', 'results.json')
+FOLDERS = ('checkpoints', 'checkpoints_damaged', 'figures', 'profile')
 # Keys that may change between a run and its resumption: they choose what is written and how the
 # work is distributed, not what is computed.
 FREE_KEYS = {
     'log_every',
     'checkpoint_every',
     'checkpoints_kept',
+    'checkpoints_kept_every',
+    'checkpoint_best',
     'profile_steps',
+    'max_skipped',
+    'failed_saves_allowed',
+    'silence_limit',
     'data.dir',
     'data.cache_dir',
     'evals',
@@ -44,23 +52,50 @@ def prepare(workdir: str | os.PathLike, config: dict[str, Any]) -> None:
     config = json.loads(json.dumps(config))  # tuples become lists, as in the file
     folder = absolute(workdir)
     path = folder / 'config.json'
-    if path.is_file():
+    check_kinds(folder)
+    if path.exists():
         check_same_run(path, config)
-    elif (folder / 'checkpoints').is_dir() and any((folder / 'checkpoints').iterdir()):
-        raise UserError(f'{folder} holds checkpoints but no config.json: give another --workdir')
+    elif checkpoint_steps(folder):
+        raise UserError(f'{folder} holds checkpoints but no config.json: {remedy(folder)}')
     with writing(f'--workdir={folder}', 'make the path writable or give another one'):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, config)
 
 
+def check_kinds(folder: epath.Path) -> None:
+    """Raises UserError where a run's file is a folder, or its folder a file."""
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise UserError(
+                f'{folder / name} is a folder, and a run keeps a file there: move it away, and '
+                'put the file of the run back if there was one'
+            )
+    for name in FOLDERS:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise UserError(
+                f'{folder / name} is a file, and a run keeps a folder there: move it away, and '
+                'put the folder of the run back if there was one'
+            )
+
+
+def remedy(folder: epath.Path) -> str:
+    """What to do about a config.json that is absent or damaged."""
+    if not checkpoint_steps(folder):
+        return 'move it away; no checkpoint was written yet'
+    return (
+        f'`python -m pgs.checkpoint restore-config {folder}` writes it from a checkpoint; or give '
+        'another --workdir'
+    )
+
+
 def check_same_run(path: epath.Path, config: dict[str, Any]) -> None:
     """Raises UserError where config.json describes another run than `config`."""
     try:
-        written = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f'cannot read {path}: {error}; give another --workdir') from error
+        written = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:  # not JSON, or not UTF-8
+        raise UserError(f'cannot read {path} ({error}): {remedy(path.parent)}') from error
     if not isinstance(written, dict):
-        raise UserError(f'cannot read {path}: it is not a config; give another --workdir')
+        raise UserError(f'cannot read {path} (it is not a config): {remedy(path.parent)}')
     written, now = flatten_dict(written, sep='.'), flatten_dict(config, sep='.')
     # A key that is newer than the run had its default in effect: a default changes nothing.
     defaults = flatten_dict(json.loads(json.dumps(base.get_config().to_dict())), sep='.')

@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from pgs.errors import UserError
+from pgs.utils import exits
 
 flags.disclaim_key_flags()  # flags defined here belong to the program that asks for them, in --help
 
@@ -42,7 +43,12 @@ def run(
         app.run(guarded, flags_parser=parse or parse_flags)
     except SystemExit as exit_:
         # absl exits with 1 after --help, as after a mistake.
-        sys.exit(0 if HELP_FLAGS & set(sys.argv[1:]) and exit_.code == 1 else exit_.code)
+        code = 0 if HELP_FLAGS & set(sys.argv[1:]) and exit_.code == 1 else exit_.code
+        exits.set_status(code)
+        sys.exit(code)
+    except BaseException:
+        exits.set_status('an error without a line of its own')
+        raise
 
 
 def define_checkpoint_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:

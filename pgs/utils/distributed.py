@@ -1,8 +1,9 @@
 """Several processes that run one job: start-up, and work that only one of them does."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pgs.errors import UserError
+from pgs.utils import exits
 
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and the job ends
 MESSAGE_BYTES = 32_768  # of what the primary process sends to the others
@@ -61,6 +63,26 @@ def start() -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def ends_together() -> Iterator[None]:
+    """Ends a process at once, with one line, when its computation with other processes fails.
+
+    Most likely another one is gone, and everything that is to be closed would wait for it. JAX's
+    coordination service would end this process too, at its next heartbeat and with many lines.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        exits.leave(
+            1,
+            f'error: a computation of {jax.process_count()} processes failed in process '
+            f'{jax.process_index()} ({str(error).splitlines()[0]}): most likely another one ended; '
+            'read its last line, then start all of them again: the same command goes on',
+        )
+
+
 def is_primary() -> bool:
     """Whether this process is the one that writes and prints."""
     return jax.process_index() == 0
@@ -98,6 +120,16 @@ def from_primary(call: Callable[[], T]) -> T:
     if message:
         raise UserError(message)
     return cast(T, value)
+
+
+def agree(call: Callable[[], bool]) -> bool:
+    """call() on the primary process; all processes return its value."""
+    answer = np.array(is_primary() and call())
+    return (
+        bool(multihost_utils.broadcast_one_to_all(answer))
+        if jax.process_count() > 1
+        else bool(answer)
+    )
 
 
 def primary_first(call: Callable[[], T]) -> T:

@@ -1,6 +1,5 @@
 """Benchmarks: tables and plots of given numbers, variants, and measurements of a tiny model."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from absl import flags
 from conftest import shrunk_quickstart
+from programs import load_benchmark as load
 
 from benchmarks import common, open_clip_step
 from benchmarks.plots import bars_figure
@@ -19,14 +18,6 @@ from pgs.errors import UserError
 
 NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip', 'scaling', 'masked_inference']
 ROOT = Path(__file__).parents[2]
-
-
-def load(name: str):
-    """A benchmark's module. Its flags are removed again, as all benchmarks define the same ones."""
-    module = importlib.import_module(f'benchmarks.{name}')
-    own = flags.FLAGS.flags_by_module_dict().get(module.__name__, [])
-    flags.FLAGS.remove_flag_values([flag.name for flag in own])
-    return module
 
 
 def test_table_aligns_its_columns():

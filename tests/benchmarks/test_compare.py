@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import shrunk_quickstart
-from test_benchmarks import load
+from programs import load_benchmark as load
 
 from pgs.errors import UserError
 

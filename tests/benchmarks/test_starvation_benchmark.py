@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 from PIL import Image
-from test_benchmarks import load
+from programs import load_benchmark as load
 
 from pgs.masking import known_strategies
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import flags
 from PIL import Image
+from programs import load_program, run_program
 
 from input_pipeline import eval_sets
 from input_pipeline.webdataset import count_samples, write_eval_set
 from pgs import inference
 from pgs.errors import UserError
-from pgs.evaluate import __main__ as evaluate
 from pgs.evaluate import results_file, run
 from pgs.evaluate.data import Task
 from pgs.inference.clip import encoded
@@ -30,22 +29,14 @@ TASKS = (
 )
 
 
-# All tests are imported into one process, and the programs define flags of the same names.
-FLAGS = list(flags.FLAGS.flags_by_module_dict()['pgs.evaluate.__main__'])
-flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
+load_program('pgs.evaluate.__main__')
 
 
 def call(*arguments):
     """Runs the command in this process, in which JAX is already initialised."""
-    for flag in FLAGS:
-        flags.FLAGS[flag.name] = flag
-        flag.unparse()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('pgs.utils.distributed.start', lambda: None)
-            evaluate.main(flags.FLAGS(['evaluate', *map(str, arguments)]))
-    finally:
-        flags.FLAGS.remove_flag_values([flag.name for flag in FLAGS])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('pgs.utils.distributed.start', lambda: None)
+        run_program('pgs.evaluate.__main__', *arguments)
 
 
 @pytest.fixture(scope='module')

@@ -44,6 +44,10 @@ def test_items_as_published(tmp_path):
         ('{}', 'holds no item'),
         (json.dumps({'0': {'filename': 'x.jpg'}}), 'lacks .caption'),
         (json.dumps({'0': entry('absent.jpg')}), r'absent\.jpg is missing'),
+        (json.dumps({'0': entry('x' * 5000)}), 'File name too long'),
+        (json.dumps({'0': entry('a\0b')}), 'is not a text'),
+        (json.dumps({'0': entry(7)}), 'is not a text'),
+        ('["\\ud800"]', 'half a surrogate pair'),
     ],
 )
 def test_bad_files_are_named(tmp_path, content, words):

@@ -2,12 +2,13 @@
 
 import io
 
+import corpus
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from input_pipeline import images
+from input_pipeline import images, validate
 
 
 def encode(array, kind='PNG'):
@@ -78,3 +79,43 @@ def test_centre_crop_takes_the_centre():
     array = np.zeros((64, 128, 3), np.uint8)
     array[:, 32:96] = 200
     assert (images.centre_crop(encode(array), image_size=64) == 200).all()
+
+
+def test_only_image_formats_are_opened():
+    """Pillow would start Ghostscript for PostScript, which is a program."""
+    postscript = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n'
+    assert Image.open(io.BytesIO(postscript)).format == 'EPS'
+    with pytest.raises(ValueError, match='not a readable image'):
+        images.centre_crop(postscript, image_size=32)
+    with pytest.raises(ValueError, match='not an image'):
+        images.image_size(postscript)
+    with pytest.raises(validate.DropError, match='not_an_image'):
+        validate.check_image(postscript)
+
+
+def test_a_damaged_jpeg_that_tensorflow_refuses_is_encoded_again():
+    """Pillow decodes it without its end mark, or with another marker within its only scan."""
+    good = corpus.encoded(corpus.photo(1))
+    progressive = corpus.encoded(corpus.photo(1), progressive=True)
+    restarts = corpus.encoded(corpus.photo(1), restart_marker_blocks=2)
+    for plain in (good, good + b'trailing', progressive, restarts):
+        assert validate.check_image(plain).jpeg == plain
+    middle = len(good) // 2
+    for damaged in (good[:-2] + b'xx', good[:middle] + b'\xff\xec' + good[middle:]):
+        try:
+            kept = validate.check_image(damaged).jpeg
+        except validate.DropError:
+            continue
+        assert kept != damaged
+        assert validate.is_complete(kept)
+
+
+def test_the_evaluation_view_of_bombs_and_lines():
+    """A header of 12,000 x 10,000 pixels is refused; 1 x 20,000 pixels are not scaled up to 2 GB."""
+    with pytest.raises(ValueError, match='12000 x 10000 pixels'):
+        images.centre_crop(corpus.bomb_png(12_000, 10_000), image_size=32)
+    line = np.zeros((1, 20_000, 3), np.uint8)
+    line[:, 9_990:10_010] = 200
+    view = images.centre_crop(encode(line), image_size=224)
+    assert view.shape == (224, 224, 3)
+    assert view.min() > 190

@@ -55,7 +55,8 @@ def nasty(tmp_path_factory):
 
 def test_every_sample_is_counted(nasty):
     folder, out, report, reasons, kept, _ = nasty
-    assert report['present'] == report['kept'] + report['dropped']
+    assert report['present'] == report['kept'] + report['dropped'] == len(reasons) + len(kept) + 10
+    assert report['members'] > report['present'] + report['ignored_members']
     pairs = [(d['key'], d['reason']) for d in dropped(out) if d['shard'].endswith('00000.tar')]
     assert sorted(pairs) == sorted(reasons)
     cut = [d for d in dropped(out) if d['shard'].endswith('00003.tar')]

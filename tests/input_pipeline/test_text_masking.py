@@ -244,9 +244,9 @@ def test_frequency_of_a_prepared_data_set(tmp_path, train_source):
             r"'syntax' is unknown: .*truncate, random, block, freq",
         ),
         ({'text_masking.threshold': 0.0}, 'text_masking.threshold=0.0 must be above 0'),
-        ({'model.text.context_length': 2}, 'context_length=2 has no room .* at least 3'),
+        ({'model.text.context_length': 2}, 'context_length=2 must be .*from 3 .*: take 3'),
         ({'text_masking.context_length': 2}, r'text_masking\.context_length=2 has no room'),
-        ({'text_masking.context_length': -8}, r'text_masking\.context_length=-8 has no room'),
+        ({'text_masking.context_length': -8}, r'text_masking\.context_length=-8 must be'),
         ({'text_masking.context_length': 25}, r'context_length=25 is above .*=24: lower it'),
     ],
 )

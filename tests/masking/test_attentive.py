@@ -107,13 +107,13 @@ def test_whole_images_get_the_map_too():
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        ({'masking.ema_decay': 1.0}, 'masking.ema_decay=1.0 must be 0 <= x < 1'),
+        ({'masking.ema_decay': 1.0}, 'masking.ema_decay=1.0 must be from 0 to below 1'),
         ({'masking.ema_decay': -0.1}, 'masking.ema_decay=-0.1'),
-        ({'masking.ema_decay': float('nan')}, 'masking.ema_decay=nan must be finite'),
-        ({'masking.mask_ratio': 1.0}, 'masking.mask_ratio=1.0 is not a fraction'),
+        ({'masking.ema_decay': float('nan')}, 'masking.ema_decay=nan must be from 0'),
+        ({'masking.mask_ratio': 1.0}, 'masking.mask_ratio=1.0 must be from 0 to below 1'),
         ({'masking.mask_ratio': -0.5}, 'masking.mask_ratio=-0.5'),
         ({'masking.attention_scale': 0.25}, 'masking.attention_scale=0.25 must be 0.5'),
-        ({'masking.attention_scale': 'half'}, "attention_scale='half' must be of type float"),
+        ({'masking.attention_scale': 'half'}, "attention_scale='half' must be a number above 0"),
         (
             {'model.image.image_size': 40},
             'masking.attention_scale=0.5 does not fit 5 x 5 patches (image_size=40, patch_size=8), '

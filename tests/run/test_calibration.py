@@ -6,13 +6,13 @@ import pytest
 from conftest import shrunk_quickstart, sigterm_at_saves
 
 import pgs.run.calibration as calibration_module
-import pgs.train as train_module
 from pgs.build import check_config
 from pgs.convert import load_model
-from pgs.errors import UserError
+from pgs.errors import Stopped, UserError
 from pgs.inference.masking import find_mask
+from pgs.run import opening
 from pgs.run.metrics import read_metrics
-from pgs.train import Stopped, train
+from pgs.train import train
 
 
 def calibrated_config(**masking):
@@ -32,13 +32,13 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'calibrated'
     with pytest.MonkeyPatch.context() as patch:
         built = []
-        real_build = train_module.build
+        real_build = opening.build
 
         def build(config, **arguments):
             built.append(config.masking.cluster_threshold)
             return real_build(config, **arguments)
 
-        patch.setattr(train_module, 'build', build)
+        patch.setattr(opening, 'build', build)
         train(calibrated_config(), workdir)
     return workdir, built
 
@@ -56,7 +56,7 @@ def test_the_threshold_is_kept_with_the_run(run):
 
 def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsys, monkeypatch):
     workdir, _ = run
-    with sigterm_at_saves(monkeypatch, 2), pytest.raises(Stopped, match='step 3 of 4'):
+    with sigterm_at_saves(monkeypatch, 2), pytest.raises(Stopped, match='step 2 of 4'):
         train(calibrated_config(), tmp_path / 'run')
     out = capsys.readouterr().out
     assert out.count('Calibrated on 1024 training images: masking.cluster_threshold=0.') == 1
@@ -64,7 +64,7 @@ def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsy
     monkeypatch.setattr(calibration_module, 'calibrate', None)
     train(calibrated_config(), tmp_path / 'run')
     out = capsys.readouterr().out
-    assert 'Resumes at step 3 of 4' in out
+    assert 'Resumes at step 2 of 4' in out
     assert 'Calibrated' not in out
     assert losses(tmp_path / 'run') == losses(workdir)
     with pytest.raises(UserError, match=r'cluster_target: 0\.6 there, 0\.7 here'):
@@ -78,11 +78,11 @@ def test_a_resumption_is_exact_and_does_not_calibrate_again(run, tmp_path, capsy
             {'cluster_target': 0.3},
             r'masking\.cluster_target=0\.3, .* above masking\.min_ratio=0\.3',
         ),
-        ({'cluster_target': 1.0}, r'masking\.cluster_target=1\.0, .* below 1'),
-        ({'cluster_target': -0.5}, r'masking\.cluster_target=-0\.5, .* above'),
+        ({'cluster_target': 1.0}, r'masking\.cluster_target=1\.0 must be from 0 to below 1'),
+        ({'cluster_target': -0.5}, r'masking\.cluster_target=-0\.5 must be .* take 0'),
         (
             {'cluster_target': '0.5'},
-            r"config\.masking\.cluster_target='0\.5' must be of type float",
+            r"config\.masking\.cluster_target='0\.5' must be a number",
         ),
         ({'cluster_target': 0.999}, r'first 1024 training images: no masking\.cluster_threshold'),
     ],

@@ -44,3 +44,11 @@ def test_curves():
     np.testing.assert_array_equal(lines['masked/text_recall@5'], [4])
     np.testing.assert_array_equal(lines['text_recall@5'], [0, 3, 4])
     assert 'no validation' in curves_figure(train).axes[1].texts[0].get_text()
+
+
+def test_a_caption_with_dollar_signs_is_no_formula(photos, tmp_path):
+    """Matplotlib would stop at an unknown command, at the end of the run."""
+    visible = {'a': np.ones((1, 196), bool)}
+    figure = masks_figure(photos[:1], np.zeros((1, 196)), visible, ['$\\foo{$'], 16, '')
+    save(figure, tmp_path / 'masks.png')
+    assert (tmp_path / 'masks.png').stat().st_size > 1000

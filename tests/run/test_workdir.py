@@ -62,10 +62,37 @@ def test_a_folder_without_room_is_refused():
         workdir.prepare('/proc/run', CONFIG)
 
 
-def test_a_broken_config_file_is_named(tmp_path):
-    (tmp_path / 'config.json').write_text('{"seed"')
-    with pytest.raises(UserError, match=r'cannot read .*config\.json'):
+@pytest.mark.parametrize('content', [b'{"seed"', b'\xff\xfe', b'[]', b''])
+def test_a_broken_config_file_is_named(tmp_path, content):
+    """The remedy does not give a run with checkpoints up."""
+    (tmp_path / 'config.json').write_bytes(content)
+    with pytest.raises(UserError, match=r'cannot read .*config\.json.*: move it away'):
         workdir.prepare(tmp_path, CONFIG)
+    (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'cannot read .*pgs\.checkpoint restore-config'):
+        workdir.prepare(tmp_path, CONFIG)
+    assert (tmp_path / 'config.json').read_bytes() == content
+
+
+def test_a_deleted_config_of_a_run_with_checkpoints_can_be_restored(tmp_path):
+    (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'no config\.json: `python -m pgs\.checkpoint restore-c'):
+        workdir.prepare(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'metrics.jsonl', 'results.json'])
+def test_a_folder_in_place_of_a_file_is_one_line(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf'{name} is a folder, and a run keeps a file there: move'):
+        workdir.prepare(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize('name', ['checkpoints', 'figures', 'profile', 'checkpoints_damaged'])
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path, name):
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(UserError, match=rf'{name} is a file, and a run keeps a folder there: move'):
+        workdir.prepare(tmp_path, CONFIG)
+    assert (tmp_path / name).read_text() == 'mine'
 
 
 def test_a_key_that_is_newer_than_the_run_may_have_its_default_only(tmp_path):
