@@ -28,6 +28,7 @@ from absl import flags
 from benchmarks.fuzz_targets import TARGETS, Target, check_message
 from pgs.errors import UserError
 from pgs.utils import cli
+from pgs.utils.console import progress_bar
 
 CASES = flags.DEFINE_integer('cases', 10_000, 'Number of cases, divided among the targets.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of the random changes.')
@@ -115,7 +116,8 @@ def fuzz(name: str, cases: int, seed: int, out: Path | None, first: int = 0) -> 
     with tempfile.TemporaryDirectory() as temporary, limits():
         folder = Path(temporary)
         seeds = target.seeds(folder)
-        for number in range(first, first + cases):
+        numbers = range(first, first + cases)
+        for number in progress_bar(numbers, f'Fuzzing {name}', ' cases', cases):
             content = case_input(target, name, seeds, seed, number)
             result = one_case(target, content, folder)
             if result in ('value', 'refusal'):

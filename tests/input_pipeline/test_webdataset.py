@@ -297,7 +297,7 @@ def test_a_sample_must_be_whole(tmp_path):
     folder = make_set(tmp_path / 'label', [('s0000001.png', IMAGE), *good(2)])
     assert f"{folder}/test/0.tar: sample 's0000001' has no label" in read_error(folder)
     folder = make_set(tmp_path / 'twice', [*good(0), *good(0)])
-    assert f"{folder}/test/0.tar: sample 's0000000' has two .png" in read_error(folder)
+    assert f"{folder}/test/0.tar: sample 's0000000' has two '.png'" in read_error(folder)
     folder = make_set(tmp_path / 'nothing', [])
     assert f'the tars in {folder}/test hold no sample' in read_error(folder)
 
