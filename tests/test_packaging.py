@@ -12,6 +12,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 FILES = sorted(path.name for path in ROOT.glob('requirements*.txt'))
+LOCK = ROOT / 'requirements.lock'
+REMEDY = f'write it anew: {LOCK.read_text().splitlines()[1].strip("# ")}'
 PAGES = sorted(
     str(path.relative_to(ROOT)) for path in [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')]
 )
@@ -71,6 +73,19 @@ def test_pins_of_one_library_agree():
         for (library, _), pin in read_requirements(name)[0].items():
             versions.setdefault(library, set()).add(str(pin.specifier))
     assert {library: v for library, v in versions.items() if len(v) > 1} == {}
+
+
+def test_the_lock_file_has_the_pins_with_checksums():
+    entries = [
+        entry.split(' \\\n')
+        for entry in re.findall(r'^[a-z].*(?:\n    .*)*', LOCK.read_text(), flags=re.MULTILINE)
+    ]
+    locked = {canonicalize_name(Requirement(first).name): first for first, *_ in entries}
+    for which, pin in read_requirements('requirements.txt')[0].items():
+        assert locked[which[0]].split(' ;')[0].endswith(str(pin.specifier)), f'{pin}: {REMEDY}'
+    for first, *hashes in entries:
+        assert hashes, first
+        assert all(re.fullmatch(r' +--hash=sha256:[0-9a-f]{64}', line) for line in hashes), first
 
 
 def test_pre_commit_runs_the_pinned_ruff():
