@@ -37,9 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.profile_steps = 0  # number of steps to trace for TensorBoard's profiler
 
     # --- Faults (docs/reliability.md) ---
-    # Steps in a row without a finite loss and gradient that are skipped and then stop the run; 0: the
-    # first one stops it.
-    config.max_skipped = 3
+    config.max_skipped = 3  # steps in a row without a finite loss and gradient that stop the run
     config.failed_saves_allowed = 0  # checkpoints in a row that may fail to be written
     config.silence_limit = 0.0  # seconds without progress that stop the run; 0: none
 

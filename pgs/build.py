@@ -76,7 +76,6 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
             seed=config.seed,
             total_steps=total_steps,
             microbatches=config.microbatches,
-            skip=config.max_skipped > 0,
         )
         for select in (strategy, None)
     )

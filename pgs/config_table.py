@@ -107,10 +107,8 @@ TABLE: dict[str, Key] = {
     ),
     'profile_steps': count('steps to trace for the profiler; 0: none', low=0),
     'max_skipped': count(
-        'steps in a row without a finite loss and gradient, whose update is skipped, after which '
-        'the run stops; 0: nothing is skipped, and the first one stops the run '
-        '([diagnosis.md](diagnosis.md))',
-        low=0,
+        'steps in a row without a finite loss and gradient after which the run stops '
+        '([diagnosis.md](diagnosis.md))'
     ),
     'failed_saves_allowed': count(
         'checkpoints in a row that may fail to be written before the run stops; several processes '

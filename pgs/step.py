@@ -79,7 +79,6 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
-    skip: bool = True,
 ) -> TrainStep:
     """The train step, not yet jitted.
 
@@ -93,13 +92,12 @@ def make_train_step(
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
-      skip: where the loss or the gradient norm is not finite, parameters and moments stay as they
-        are. No update begins before all gradients are known then (docs/reliability.md has the cost).
 
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch).
+      learning_rate, mask_ratio (masked fraction, mean over the batch). Parameters and moments
+      whose gradient is not finite stay as they are; all of them if the loss is not finite.
     """
     num_patches = model.image.num_patches
 
@@ -135,10 +133,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
         grad_norm = optax.tree.norm(grads)
-        if skip:  # by a select: a branch (lax.cond) rounds the update otherwise
-            finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-            old = state.params, state.opt_state
-            params, opt_state = keep_unless(finite, (params, opt_state), old)
+        finite = jax.tree.map(lambda g: jnp.isfinite(value) & jnp.isfinite(g), grads)
+        params, opt_state = keep_where_not_finite(
+            optimizer, finite, (params, opt_state), (state.params, state.opt_state)
+        )
         metrics = {
             'loss': value,
             'grad_norm': grad_norm,
@@ -183,14 +181,34 @@ def score_patches(
         return ema, map_parts(lambda part: score(ema, normalize_images(part)), images, parts)
 
 
-def keep_unless(finite: jax.Array, new: Any, old: Any) -> Any:
-    """`new` if finite, else `old`; counts are always new, so that the rate follows the step."""
+def keep_where_not_finite(
+    optimizer: optax.GradientTransformation, finite: Any, new: Any, old: Any
+) -> tuple[Any, Any]:
+    """Takes back the update where the gradient was not finite.
 
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        counts = jnp.issubdtype(new.dtype, jnp.integer)
-        return new if counts else jnp.where(finite, new, old)
+    Element by element, and by a select: so it is part of the update's own pass over memory, and no
+    update waits until all gradients are known (docs/reliability.md has the cost of one decision for
+    all). What is not finite spreads to all gradients below it; those above it are exact.
 
-    return jax.tree.map(choose, new, old)
+    Args:
+      optimizer: of the states.
+      finite: bool, as the parameters.
+      new, old: (parameters, state of the optimizer).
+
+    Returns:
+      (parameters, state of the optimizer); its counts are the new ones, so that the learning rate
+      follows the step.
+    """
+    (new_params, new_state), (old_params, old_state) = new, old
+    kept = optax.tree.map_params(
+        optimizer,
+        lambda moment, finite: finite,
+        new_state,
+        finite,
+        transform_non_params=lambda count: True,
+    )
+    params = jax.tree.map(jnp.where, finite, new_params, old_params)
+    return params, jax.tree.map(jnp.where, kept, new_state, old_state)
 
 
 def lower_train_step(

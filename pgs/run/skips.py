@@ -80,18 +80,13 @@ class Skips:
             return
         self._row.append(step)
         values = f'loss {step.loss} and gradient norm {step.grad_norm}'
-        if limit := self._config.max_skipped:
-            self._log.write(step.number, {'skipped': 1})
-            print_once(f'warning: step {step.number} is skipped, with {values}')
-            found = (
-                f'{len(self._row)} steps in a row up to step {step.number} were skipped, the last'
-            )
-        else:
-            found = f'step {step.number} ended'
-        if len(self._row) >= limit:
+        self._log.write(step.number, {'skipped': 1})
+        print_once(f'warning: step {step.number} is skipped, with {values}')
+        if len(self._row) >= self._config.max_skipped:
             rate = self._config.optimizer.peak_learning_rate
             raise UserError(
-                f'{found} with {values}: the run diverged; lower '
+                f'{len(self._row)} steps in a row up to step {step.number} were skipped, the last '
+                f'one with {values}: the run diverged; lower '
                 f'config.optimizer.peak_learning_rate={rate}, or see docs/diagnosis.md and '
                 f'{self._report(self._row)}'
             )

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import one_device_mesh
 
@@ -15,7 +16,7 @@ from pgs.errors import UserError
 from pgs.run import checkpoint, skips
 from pgs.run.metrics_file import read_metrics
 from pgs.run.skips import CHUNK, MEAN_STEPS, Skips, records_of
-from pgs.step import init_state
+from pgs.step import init_state, keep_where_not_finite
 from pgs.train import train
 
 
@@ -40,15 +41,23 @@ def test_the_step_keeps_parameters_and_moments(tiny_config):
     assert int(moments.count) == 2
 
 
-def test_without_skips_the_first_bad_step_stops_the_run(tiny_config, tmp_path, bad_steps):
-    tiny_config.max_skipped = 0
-    bad_steps([4])
-    with pytest.raises(UserError, match=r'^step 4 ended with loss nan and .*: the run diverged'):
-        train(tiny_config, tmp_path)
-    records = read_metrics(tmp_path / 'metrics.jsonl')
-    assert [r['step'] for r in records if 'loss' in r] == [1, 2, 3]
-    assert not any('skipped' in r for r in records)
-    assert checkpoint.newest_intact(tmp_path) == (2, {})
+def test_an_update_is_taken_back_where_the_gradient_is_not_finite():
+    """The others are those of the optimizer, bit by bit."""
+    optimizer = optax.adamw(0.1, mask=lambda p: {'a': True, 'b': False})
+    params = {'a': jnp.arange(4.0), 'b': jnp.float32(2.0)}
+    before = optimizer.init(params)
+    grads = {'a': jnp.array([1.0, jnp.nan, jnp.inf, -1.0]), 'b': jnp.float32(0.5)}
+    updates, after = optimizer.update(grads, before, params)
+    new = optax.apply_updates(params, updates)
+    finite = jax.tree.map(jnp.isfinite, grads)
+    kept, state = keep_where_not_finite(optimizer, finite, (new, after), (params, before))
+    np.testing.assert_array_equal(kept['a'], [new['a'][0], 1.0, 2.0, new['a'][3]])
+    assert kept['b'] == new['b'] != params['b']
+    np.testing.assert_array_equal(
+        state[0].mu['a'], [after[0].mu['a'][0], 0, 0, after[0].mu['a'][3]]
+    )
+    assert np.isfinite(state[0].nu['a']).all()
+    assert int(state[0].count) == 1
 
 
 @pytest.fixture
