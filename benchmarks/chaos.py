@@ -82,8 +82,11 @@ def main(argv: list[str]) -> None:
     counts: Counter[str] = Counter()
     start = time.perf_counter()
     for number in range(1, ROUNDS.value + 1):
-        name = rng.choice(list(FAULTS))
-        ending, expected = FAULTS[name](workdir, rng, STEPS.value, seconds)
+        result = None
+        while result is None:
+            name = rng.choice(list(FAULTS))
+            result = FAULTS[name](workdir, rng, STEPS.value, seconds)
+        ending, expected = result
         counts[name] += 1
         problem = wrong_ending(ending, expected)
         if number == ROUNDS.value and ending.status != 0:

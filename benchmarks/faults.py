@@ -146,8 +146,9 @@ def damage_metrics(workdir: Path, rng: random.Random) -> bool:
     return True
 
 
-# (workdir, rng, steps of the run, seconds that it takes undisturbed) -> (its end, right exit statuses)
-Fault = Callable[[Path, random.Random, int, float], tuple[Ending, tuple[int, ...]]]
+# (workdir, rng, steps of the run, seconds that it takes undisturbed) -> (its end, right exit statuses);
+# None if there is nothing to damage yet.
+Fault = Callable[[Path, random.Random, int, float], tuple[Ending, tuple[int, ...]] | None]
 
 
 def by_signal(number: signal.Signals, *expected: int) -> Fault:
@@ -164,7 +165,8 @@ def by_damage(damage: Callable[[Path, random.Random], bool]) -> Fault:
     """Damage while the run is down; then it goes on until it is killed at a random moment."""
 
     def fault(workdir: Path, rng: random.Random, steps: int, seconds: float):
-        damage(workdir, rng)
+        if not damage(workdir, rng):
+            return None
         after = rng.uniform(0.3, 1.2) * seconds
         ending = run(workdir, steps, number=signal.SIGKILL, after=after)
         return ending, (0, -signal.SIGKILL)
