@@ -45,7 +45,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         try:
             arrays = load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(f'cannot read {path} as safetensors: {str(error)[:200]}') from error
+            why = ' '.join(str(error).split())[:200]  # it may quote line breaks of the file
+            raise UserError(f'cannot read {path} as safetensors: {why}') from error
     if arrays and all(name.startswith('module.') for name in arrays):
         arrays = {name.removeprefix('module.'): array for name, array in arrays.items()}
     # Buffers such as position_ids are not parameters, so their type does not matter.

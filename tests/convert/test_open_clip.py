@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from configs import base
 from pgs.convert.open_clip import load_open_clip
+from pgs.convert.tensors import read_tensors
 from pgs.errors import UserError
 from pgs.loss import info_nce
 from pgs.optimizer import build_optimizer
@@ -122,3 +123,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     broken.write_bytes(b'not a tensor file')
     with pytest.raises(UserError, match=r'broken\.safetensors'):
         load_open_clip(broken, CONFIG)
+
+
+def test_a_header_with_a_line_break_is_refused_in_one_line(tmp_path):
+    """Found by benchmarks.fuzz: the library's message quotes the dtype."""
+    header = b'{"a": {"dtype": "\\n", "shape": [1], "data_offsets": [0, 4]}}'
+    path = tmp_path / 'x.safetensors'
+    path.write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
+    with pytest.raises(UserError, match='as safetensors') as error:
+        read_tensors(path)
+    assert len(str(error.value).splitlines()) == 1
