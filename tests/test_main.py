@@ -12,6 +12,7 @@ from input_pipeline import sampler, sources
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
+    '--config.data.name=openmoji',
     '--config.batch_size=8',
     '--config.total_steps=4',
     '--config.log_every=1',
@@ -57,6 +58,7 @@ def run(workdir, change='', flags=()) -> tuple[int, list[str], list[str]]:
 def damaged_data(folder: Path) -> Path:
     """A cache folder in which a record of the first batch is damaged and most others are not."""
     data = quickstart.get_config().data
+    data.name = 'openmoji'
     sources.open_train(data)  # builds it where it is absent
     shutil.copytree(Path(data.cache_dir).expanduser() / 'openmoji', folder / 'openmoji')
     (shard,) = folder.glob('openmoji/*/openmoji-train.array_record*')
