@@ -3,6 +3,7 @@
 Libraries that are slow to import are imported by the targets that need them.
 """
 
+import contextlib
 import io
 import json
 import random
@@ -25,7 +26,6 @@ from benchmarks.fuzz_mutate import (
 from input_pipeline import labels, raw_samples, validate, webdataset
 from pgs.errors import UserError
 
-MAX_MESSAGE = 1000  # characters of an error's line
 Mutate = Callable[[random.Random, bytes, list[bytes]], bytes]
 
 
@@ -45,14 +45,6 @@ class Target(NamedTuple):
     mutate: Mutate = mutate_bytes
     refusals: tuple[type[Exception], ...] = (UserError,)
     weight: float = 1.0
-
-
-def check_message(error: UserError) -> None:
-    """Fails for a message that is no short line, or that cannot be printed."""
-    line = str(error)
-    assert len(line.splitlines()) == 1, f'not one line: {line[:MAX_MESSAGE]!r}'
-    assert len(line) <= MAX_MESSAGE, f'too long: {line[:MAX_MESSAGE]!r}'
-    line.encode()
 
 
 def small_image(kind: str, mode: str = 'RGB', **options) -> bytes:
@@ -348,10 +340,8 @@ def run_json(content: bytes, folder: Path) -> None:
         lambda: masking.run_masking(folder),
     )
     for read in readers:
-        try:
+        with contextlib.suppress(UserError):
             read()
-        except UserError as error:
-            check_message(error)
 
 
 def metrics_seeds(folder: Path) -> list[bytes]:
@@ -439,7 +429,7 @@ def parse_flags(arguments: list[str]):
     try:
         cli.config_parser(config, str(cli.CONFIGS / 'quickstart.py'))(sys.argv)
     except SystemExit as error:
-        raise UserError(str(error.code)[:MAX_MESSAGE]) from error  # the flag's own text may be long
+        raise UserError(str(error.code)) from error
     finally:
         flags.FLAGS, sys.argv = before, argv
     return config.value

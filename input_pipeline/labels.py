@@ -26,7 +26,8 @@ def read_label(kind: str, content: bytes, num_classes: int) -> Label:
             labels_C = np.load(io.BytesIO(content), allow_pickle=False)
         except Exception as error:  # bad bytes raise many types of errors
             raise ValueError('not a plain array; pickled ones are never loaded') from error
-        if np.shape(labels_C) != (num_classes,) or not np.isin(labels_C, (0, 1)).all():
+        numbers = labels_C.dtype.kind in 'biuf'  # others cannot be compared with numbers
+        if labels_C.shape != (num_classes,) or not numbers or not np.isin(labels_C, (0, 1)).all():
             raise ValueError(f'it must hold 0 or 1 for each of the {num_classes} classes')
         return labels_C
     class_id = int(content)

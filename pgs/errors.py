@@ -1,8 +1,19 @@
 """The exceptions that end a program with one line."""
 
+LONGEST = 1000  # characters of a message
+
 
 class UserError(ValueError):
-    """Bad input. The message says what is wrong, where, and what to do about it."""
+    """Bad input. The message says what is wrong, where, and what to do about it.
+
+    It is one line, whatever names of files and values from files it quotes: line breaks become
+    spaces, what cannot be encoded a question mark, and the middle of a long one is left out.
+    """
+
+    def __init__(self, message: str):
+        line = ' '.join(message.splitlines()).encode(errors='replace').decode()
+        half = LONGEST // 2 - 3
+        super().__init__(line if len(line) <= LONGEST else f'{line[:half]} ... {line[-half:]}')
 
 
 class Stopped(BaseException):

@@ -10,6 +10,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
+from input_pipeline.labels import read_label
 from input_pipeline.webdataset import Sample, iter_samples, open_eval_set
 from input_pipeline.webdataset import write_eval_set as write
 from pgs.errors import UserError
@@ -471,3 +472,11 @@ def test_writing_says_what_to_install(tmp_path, monkeypatch):
     assert not (tmp_path / 'set').exists()
     folder = make_set(tmp_path / 'by hand', good(0))  # reading does not need it
     assert len(list(iter_samples(open_eval_set(folder)))) == 1
+
+
+def test_a_label_that_is_no_number_is_refused():
+    """Found by benchmarks.fuzz: NumPy cannot compare structured arrays with numbers."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(4, [('a', 'f4')]))
+    with pytest.raises(ValueError, match='it must hold 0 or 1 for each of the 4 classes'):
+        read_label('multilabel', buffer.getvalue(), 4)
