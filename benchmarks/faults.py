@@ -4,10 +4,11 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.tiny_run import tiny_run
 
 ROOT = Path(__file__).parents[1]
 SILENCE = 15.0  # seconds without progress after which a run with a stalled reader ends
@@ -23,25 +24,9 @@ class Ending(NamedTuple):
 
 def command(workdir: Path, steps: int) -> list[str]:
     """The run: a tiny model, a line of metrics for every step, a checkpoint for every fifth."""
-    values = {
-        'data.name': 'openmoji',
-        'batch_size': 8,
-        'total_steps': steps,
-        'log_every': 1,
-        'checkpoint_every': 5,
-        'eval_every': 50,
-        'evals': "('held_out',)",
-        'model.embed_dim': 16,
-        'model.image.image_size': 32,
-        'model.image.width': 32,
-        'model.image.layers': 1,
-        'model.image.heads': 2,
-        'model.text.width': 32,
-        'model.text.layers': 1,
-        'model.text.heads': 2,
-    }
-    settings = [f'--config.{key}={value}' for key, value in values.items()]
-    return [sys.executable, 'main.py', f'--workdir={workdir}', *settings]
+    return tiny_run(
+        workdir, batch_size=8, total_steps=steps, log_every=1, checkpoint_every=5, eval_every=50
+    )
 
 
 # Runs main.py with a reader that waits for ever at one of its calls, as one on a dead mount does.

@@ -13,13 +13,13 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from absl import flags
 
 from benchmarks import common
+from benchmarks.tiny_run import tiny_run
 from pgs.errors import UserError
 from pgs.utils import cli
 from pgs.utils.files import write_json
@@ -37,25 +37,14 @@ Reading = dict[str, float]  # name of a counter -> value
 
 def command(workdir: Path, steps: int) -> list[str]:
     """The run: a step takes milliseconds, and scores and checkpoints come often."""
-    values = {
-        'data.name': 'openmoji',
-        'batch_size': 16,
-        'total_steps': steps,
-        'log_every': 10,
-        'checkpoint_every': max(steps // 100, 1),
-        'eval_every': max(steps // 20, 1),
-        'evals': "('held_out',)",
-        'model.embed_dim': 16,
-        'model.image.image_size': 32,
-        'model.image.width': 32,
-        'model.image.layers': 1,
-        'model.image.heads': 2,
-        'model.text.width': 32,
-        'model.text.layers': 1,
-        'model.text.heads': 2,
-    }
-    settings = [f'--config.{key}={value}' for key, value in values.items()]
-    return [sys.executable, 'main.py', f'--workdir={workdir}', *settings]
+    return tiny_run(
+        workdir,
+        batch_size=16,
+        total_steps=steps,
+        log_every=10,
+        checkpoint_every=max(steps // 100, 1),
+        eval_every=max(steps // 20, 1),
+    )
 
 
 def read_counters(pid: int) -> Reading:
