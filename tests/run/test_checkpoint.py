@@ -33,16 +33,19 @@ def random_state(step, *, seed=0):
     return TrainState(jnp.int32(step), {'w': leaf}, (leaf + 1,))
 
 
-@pytest.fixture(scope='module')
-def three_saved(tmp_path_factory):
-    """Folder of a run with checkpoints of steps 2, 4 and 6."""
-    workdir = tmp_path_factory.mktemp('runs') / 'run'
+def save_three(workdir, config):
+    """Makes the folder of a run with checkpoints of steps 2, 4 and 6; returns it."""
     workdir.mkdir()
-    (workdir / 'config.json').write_text('{"seed": 3}')
+    (workdir / 'config.json').write_text(json.dumps(config))
     with checkpoint.open_manager(workdir / 'checkpoints', keep=3) as manager:
         for step in (2, 4, 6):
             checkpoint.save(manager, step, random_state(step, seed=step))
     return workdir
+
+
+@pytest.fixture(scope='module')
+def three_saved(tmp_path_factory):
+    return save_three(tmp_path_factory.mktemp('runs') / 'run', {'seed': 3})
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 import shutil
 
 import pytest
-from test_checkpoint import change_64_bytes, empty, random_state
+from test_checkpoint import change_64_bytes, empty, save_three
 
 from pgs import checkpoint as command
 from pgs.errors import UserError
-from pgs.run import checkpoint, lock, stored
+from pgs.run import lock, stored
 from pgs.utils.files import absolute
 
 CONFIG = {'seed': 3, 'model': {'embed_dim': 8}}
@@ -16,13 +16,7 @@ CONFIG = {'seed': 3, 'model': {'embed_dim': 8}}
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('runs') / 'run'
-    workdir.mkdir()
-    (workdir / 'config.json').write_text(json.dumps(CONFIG))
-    with checkpoint.open_manager(workdir / 'checkpoints', keep=3) as manager:
-        for step in (2, 4, 6):
-            checkpoint.save(manager, step, random_state(step, seed=step))
-    return workdir
+    return save_three(tmp_path_factory.mktemp('runs') / 'run', CONFIG)
 
 
 @pytest.fixture
