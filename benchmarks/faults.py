@@ -4,6 +4,7 @@ import random
 import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -69,24 +70,26 @@ def run(
         program[1:2] = ['-c', script]
         program.append(f'--config.silence_limit={SILENCE}')
 
-    log = workdir.with_suffix('.log')
-    with log.open('wb') as output:
-        process = subprocess.Popen(program, cwd=ROOT, stdout=output, stderr=output)
-        if largest_file is not None:  # Python ignores SIGXFSZ, so that the write fails
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        try:
-            if number is not None:
-                try:
-                    process.wait(after)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(number)
-            status: int | None = process.wait(PATIENCE if number is not None else 10 * PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            status = None
-    lines = log.read_text(errors='replace').strip().splitlines()
-    return Ending(status, lines[-1] if lines else '')
+    # Through a pipe, since the limit on the size of files would hold for a log file as well.
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if largest_file is not None:  # Python ignores SIGXFSZ, so that the write fails
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    timer = threading.Timer(after, process.send_signal, [number])
+    if number is not None:
+        timer.start()
+    ended = True
+    try:
+        output, _ = process.communicate(
+            timeout=10 * PATIENCE if number is None else after + PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        ended = False
+        process.kill()
+        output, _ = process.communicate()
+    timer.cancel()
+    workdir.with_suffix('.log').write_bytes(output)
+    lines = output.decode(errors='replace').strip().splitlines()
+    return Ending(process.returncode if ended else None, lines[-1] if lines else '')
 
 
 def newest_checkpoint_file(workdir: Path, rng: random.Random) -> Path | None:
