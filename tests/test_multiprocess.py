@@ -204,6 +204,17 @@ def test_a_folder_of_another_run_ends_both_with_one_line(one_process):
         assert 'Traceback' not in output
 
 
+@pytest.mark.slow
+def test_data_that_one_process_cannot_build_end_both_with_its_line(tmp_path):
+    """The others wait for process 0, which builds what all share."""
+    more = ['--config.data.cache_dir=/proc/cache']
+    for process in start(tmp_path / 'run', processes=2, devices=1, more=more):
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 1
+        assert 'error: cannot write openmoji_scenes to config.data.cache_dir' in output
+        assert 'Traceback' not in output
+
+
 @pytest.mark.parametrize(
     ('variables', 'words'),
     [

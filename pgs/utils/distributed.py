@@ -1,6 +1,7 @@
 """Several processes that run one job: start-up, and work that only one of them does."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from pgs.utils import exits
 HEARTBEAT_SECONDS = 30  # a process silent for this long counts as dead, and the job ends
 MESSAGE_BYTES = 32_768  # of what the primary process sends to the others
 T = TypeVar('T')
+WAIT_MILLISECONDS = 10_000  # of one question whether the primary process is done
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+_calls = itertools.count()  # of primary_first, the same on all processes
 
 
 def start() -> None:
@@ -133,9 +136,34 @@ def agree(call: Callable[[], bool]) -> bool:
 
 
 def primary_first(call: Callable[[], T]) -> T:
-    """call() on the primary process first, then on the others, so that it builds shared files once."""
+    """call() on the primary process first, then on the others, so that it builds shared files once.
+
+    The others wait at JAX's coordination service for as long as it takes: a collective would give up
+    after half a minute over gloo.
+
+    Raises:
+      UserError: on all processes, if call() raises one on the primary.
+    """
     if jax.process_count() == 1:
         return call()
-    results = [call()] if is_primary() else []
-    multihost_utils.sync_global_devices('primary first')
-    return results[0] if results else call()
+    from orbax.checkpoint import multihost  # seconds to import, and one process does without it
+
+    client, key = multihost.get_jax_distributed_client(), f'clip_pgs/primary_first/{next(_calls)}'
+    if is_primary():
+        try:
+            value = call()
+        except UserError as error:
+            client.key_value_set(key, json.dumps(str(error)))
+            raise
+        client.key_value_set(key, json.dumps(''))
+        return value
+    while True:
+        try:
+            message = json.loads(client.blocking_key_value_get(key, WAIT_MILLISECONDS))
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if 'DEADLINE_EXCEEDED' not in str(error):
+                raise
+    if message:
+        raise UserError(message)
+    return call()
