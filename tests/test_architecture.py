@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+from input_pipeline.embedded import PACKAGES
+
 ROOT = Path(__file__).parents[1]
 # From the ground up; rooms of one line may not import each other.
 FLOORS = (
@@ -87,3 +89,13 @@ def test_there_are_no_circles():
 
     for name in graph:
         visit(name, ())
+
+
+def test_the_quickstarts_packages_are_imported_in_functions_only():
+    """A run on own data works without them."""
+    for name, file in modules().items():
+        for node in ast.parse(file.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or '']
+            assert not {n.split('.')[0] for n in names} & set(PACKAGES), name

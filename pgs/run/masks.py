@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline import images as image_ops
 from input_pipeline import openmoji
+from input_pipeline.embedded import missing_line, missing_packages
 from input_pipeline.sources import Records, captions_of
 from pgs.masking import configured, known_strategies, object_retention
 from pgs.masking.edges import edge_scores
@@ -40,15 +41,21 @@ class Objects(NamedTuple):
     name: str
 
 
-def known_objects(held_out: Records | None, image_size: int) -> Objects:
+def known_objects(held_out: Records | None, image_size: int) -> Objects | None:
     """Held-out images with the exact masks of their objects, as the evaluation sees them.
 
     Args:
       held_out: a source whose records have `alpha`, an image of the object's opacity. For None,
         and for other sources, emoji over photographs take its place.
       image_size: pixels.
+
+    Returns:
+      None, with a note, if there are no emoji to take its place: see embedded.PACKAGES.
     """
     if held_out is None or 'alpha' not in held_out[0]:
+        if missing_packages():
+            print_once(f'note: {missing_line("measuring object retention")}')
+            return None
         images, opacity, _ = objects_over_photographs(image_size, RETENTION_IMAGES)
         return Objects(images, opacity, 'emoji over photographs')
     chosen = np.linspace(0, len(held_out), RETENTION_IMAGES, endpoint=False).astype(int)
@@ -104,9 +111,11 @@ def measure_retention(
       held_out: the run's held-out pairs, see `known_objects`.
 
     Returns:
-      None where the strategy masks nothing.
+      None where the strategy masks nothing, and without objects (see `known_objects`).
     """
     known = known_objects(held_out, model.image.image_size)
+    if known is None:
+        return None
     objects = object_retention.object_patches(known.opacity, model.image.patch_size)
     masking = object_retention.at_half(config.masking)
     select = make_select(model, masking, seed=config.seed, progress=1.0)
@@ -122,6 +131,7 @@ def draw_masks(
 ) -> None:
     """Writes figures/masks.png: a few images of the data set, then objects over photographs.
 
+    Without the packages that show these (embedded.PACKAGES), the data set's own images are all.
     A strategy that cannot run with this config's options is left out, with a warning: another
     strategy's mistake must not end a run that has been trained.
     """
@@ -129,10 +139,12 @@ def draw_masks(
     step = max(len(source) // FIGURE_ROWS, 1)
     records = source.__getitems__(list(range(0, len(source), step))[:FIGURE_ROWS])
     own = [image_ops.centre_crop(r['image'], image_size=image.image_size) for r in records]
-    mixed, _, names = objects_over_photographs(image.image_size, FIGURE_ROWS)
-    images = np.concatenate([np.stack(own), mixed])
-    captions = [captions_of(r)[0] for r in records]
-    captions += [f'{name}, over a photograph' for name in names]
+    images, captions, credit = np.stack(own), [captions_of(r)[0] for r in records], ''
+    if not missing_packages():
+        mixed, _, names = objects_over_photographs(image.image_size, FIGURE_ROWS)
+        images = np.concatenate([images, mixed])
+        captions += [f'{name}, over a photograph' for name in names]
+        credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
     visible = {}
     for name in known_strategies():
         masking = dict(config.masking) | {'strategy': name}
@@ -145,6 +157,5 @@ def draw_masks(
             continue
         visible[name] = visible_patches(selection, image.num_patches)
     edges = np.asarray(edge_scores(normalize_images(images), image.patch_size))
-    credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
     figure = figures.masks_figure(images, edges, visible, captions, image.patch_size, credit)
     figures.save(figure, path)

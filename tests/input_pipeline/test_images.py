@@ -53,6 +53,18 @@ def test_evaluation_view_equals_pils_resize_and_centre_crop(size):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_pillow_resizes_where_the_fast_package_is_missing(monkeypatch, capsys):
+    photo = skimage.data.chelsea()
+    fast = images.resize_array(photo, 48, 64)
+    monkeypatch.setattr(images, 'cykooz_resizer', None)
+    images.note_pillow.cache_clear()
+    slow = [images.resize_array(photo, 48, 64) for _ in range(2)][-1]
+    assert capsys.readouterr().out.count('cykooz-resizer is not installed') == 1
+    assert slow.shape == (48, 64, 3)
+    # Both compute in integers, with other roundings.
+    np.testing.assert_allclose(slow.astype(int), fast.astype(int), atol=1)
+
+
 @pytest.mark.parametrize('shape', [(60, 100), (100, 60), (64, 64), (1, 1), (3, 200)])
 def test_centre_crop(shape):
     rng = np.random.default_rng(0)

@@ -1,13 +1,17 @@
 """The embedded data set: names, split and pixels."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import openmoji
+from input_pipeline.sources import open_builder
 from input_pipeline.tokenizer import tokenize
+from pgs.errors import UserError
+from pgs.run import masks
 
 
 def test_names():
@@ -94,3 +98,19 @@ def test_building_is_atomic_and_happens_once(tmp_path, monkeypatch, capfd):
     assert 'Rendering' in capfd.readouterr().err  # the progress bar
     monkeypatch.setattr(openmoji, 'render', None)  # a second call opens the existing set
     assert openmoji.prepare(str(tmp_path)).is_prepared()
+
+
+def test_missing_packages_are_named_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'resvg_py', None)
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    with pytest.raises(
+        UserError, match=r"'openmoji' needs resvg-py, scikit-image: pip install 'clip-pgs\[quickst"
+    ):
+        open_builder('openmoji', '', str(tmp_path))
+    assert not (tmp_path / 'openmoji').exists()
+
+
+def test_without_the_packages_there_are_no_known_objects(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'resvg_py', None)
+    assert masks.known_objects(None, 32) is None
+    assert 'measuring object retention needs resvg-py' in capsys.readouterr().out

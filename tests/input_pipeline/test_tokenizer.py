@@ -8,7 +8,7 @@ import ftfy
 import numpy as np
 import pytest
 
-from input_pipeline.tokenizer import END_OF_TEXT, START_OF_TEXT, tokenize
+from input_pipeline.tokenizer import END_OF_TEXT, START_OF_TEXT, encode, encode_batch, tokenize
 
 FIGURES = json.loads((Path(__file__).parents[1] / 'data' / 'tokenizer_parity.json').read_text())
 
@@ -20,6 +20,26 @@ def test_agrees_with_open_clip():
     for row, figure in zip(ids, FIGURES, strict=True):
         padded = figure['ids'] + [0] * (77 - len(figure['ids']))
         assert row.tolist() == padded, figure['text']
+
+
+# Computed with OpenCLIP 3.3.0, as the figures in the file: where its pattern has its oddities.
+@pytest.mark.parametrize(
+    ('text', 'ids'),
+    [
+        ('<start_of_text><end_of_text>', [49406, 49407]),
+        ('!<end_of_text>', [0, 283, 806, 318, 539, 318, 4160, 285]),  # within a run of signs: text
+        ("don't it'ſ", [847, 713, 585, 6, 129, 379]),
+        ('e\u0345!', [324, 256]),  # ftfy composes it with another letter, not with this one
+    ],
+)
+def test_agrees_with_open_clip_in_odd_cases(text, ids):
+    assert encode(text) == ids
+
+
+def test_a_batch_gets_the_ids_of_its_texts():
+    texts = [f['text'] for f in FIGURES]
+    assert encode_batch(texts) == [encode(text) for text in texts]
+    assert encode_batch([]) == []
 
 
 @pytest.mark.parametrize('length', [2, 5, 16, 77])
