@@ -50,7 +50,7 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
 	@touch $@
 
 test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/convert/test_convert_torch.py tests/evaluate/test_clip_benchmark.py $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/convert/test_convert_torch.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -125,6 +125,16 @@ def test_pre_commit_runs_the_pinned_ruff():
     )
 
 
+def test_beams_image_has_the_pinned_beam():
+    pin = read_requirements('requirements-data.txt')[0][key(Requirement('apache-beam'))]
+    launcher, ours = re.findall(
+        r'^FROM (\S+:\S+) ', (ROOT / 'Dockerfile').read_text(), re.MULTILINE
+    )
+    python = ours.removeprefix('python:').rsplit('.', 1)[0]
+    version = str(pin.specifier).removeprefix('==')
+    assert launcher == f'apache/beam_python{python}_sdk:{version}'
+
+
 def warn_from(module: str) -> None:
     warnings.warn_explicit('old', DeprecationWarning, f'{module}.py', 1, module=module)
 
