@@ -3,9 +3,9 @@
 Does not import TensorFlow, so that the worker processes of `preparation` start quickly.
 """
 
-import functools
 import io
 import struct
+import threading
 import warnings
 
 import numpy as np
@@ -49,10 +49,14 @@ else:
     )
 
 
-@functools.cache
+# Taken by the first of the threads that resize, which says so; never released.
+noted = threading.Lock()
+
+
 def note_pillow() -> None:
     """Says once that Pillow resizes."""
-    print('note: the package cykooz-resizer is not installed; Pillow resizes, five times as slowly')
+    if noted.acquire(blocking=False):
+        print('note: cykooz-resizer is not installed: Pillow resizes, five times as slowly')
 
 
 def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray:
