@@ -100,6 +100,11 @@ TABLE: dict[str, Key] = {
         'devices that share one copy of the state; -1: the remaining', besides=(-1,)
     ),
     'microbatches': count('parts of a batch embedded one after the other, for less memory'),
+    'compile_cache': text(
+        'folder of compiled programs, so that a resumed run need not compile '
+        '([training.md](training.md#stopping-and-resuming)); empty: none',
+        empty=True,
+    ),
     'log_every': count('steps between two lines of the metrics'),
     'checkpoint_every': count('steps between two checkpoints'),
     'checkpoints_kept': count('number of checkpoints that are kept, the newest ones'),

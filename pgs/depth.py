@@ -57,6 +57,14 @@ def rate_factors(optimizer: ConfigDict, params: Any) -> Any:
     return unflatten_dict({path: factor(path, leaf) for path, leaf in flat.items()})
 
 
+def frozen_count(optimizer: ConfigDict, params: Any) -> int:
+    """How many of the parameters are frozen; arguments as for `rate_factors`."""
+    shares = jax.tree.map(
+        lambda p, f: round(p.size * (f == 0.0).mean()), params, rate_factors(optimizer, params)
+    )
+    return sum(jax.tree.leaves(shares))
+
+
 def hold_frozen(optimizer: ConfigDict, params: Any) -> Any:
     """The same parameters, without a gradient for those that are frozen.
 

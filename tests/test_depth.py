@@ -11,7 +11,7 @@ from configs import base
 from pgs import sharding
 from pgs.build import build, check_config
 from pgs.compile.flops import flops_of
-from pgs.depth import rate_factors
+from pgs.depth import frozen_count, rate_factors
 from pgs.errors import UserError
 from pgs.optimizer import build_optimizer
 from pgs.step import init_state, lower_train_step, make_init
@@ -51,6 +51,11 @@ def test_rates_fall_towards_the_input():
 
 def test_a_frozen_tower_has_no_rate_and_the_other_its_own():
     found = factors(frozen=('text',))
+    config = shrunk_quickstart(total_steps=6)
+    config.optimizer.frozen = ('text',)
+    params = shapes(config)
+    text = sum(p.size for p in jax.tree.leaves(params['text_tower']))
+    assert frozen_count(config.optimizer, params) == text
     assert {p for p, f in found.items() if not f.any()} == {p for p in found if p[:4] == 'text'}
     assert all((f == 1.0).all() for p, f in found.items() if p[:4] != 'text')
 
