@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from pgs.train import train
-    from pgs.utils import distributed, watchdog
+    from pgs.utils import compile_cache, distributed, watchdog
 
     watchdog.start(float(CONFIG.value.silence_limit))
     input_pipeline.hide_accelerators_from_tensorflow()
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
         exits.hand_over()
     if jax.process_count() > 1 and not WORKDIR.value:
         raise UserError('several processes need one --workdir that all of them see')
+    compile_cache.use(CONFIG.value.compile_cache)
     try:
         train(CONFIG.value, WORKDIR.value or dated)
     except Stopped as stopped:

@@ -21,12 +21,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Start ---
     config.init_from = ''  # path of initial weights (docs/weights.md); '': random
+    config.model_from_weights = False  # True: config.model has the sizes of these weights
 
     # --- Devices and memory ---
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # data-parallel size; -1: the remaining devices
     config.mesh.fsdp = 1  # fully sharded data parallelism: shards parameters and optimiser too
     config.microbatches = 1  # GradCache microbatches: the full batch's gradient in less memory
+    config.compile_cache = '~/.cache/clip_pgs/xla'  # folder of compiled programs; '': none
 
     # --- Output, in steps ---
     config.log_every = 100
@@ -87,6 +89,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.text.heads = 8
     config.model.text.mlp_ratio = 4.0
 
+    config.weights_ema = 0.0  # decay of an average of the weights, which is then scored; 0: none
+
     # --- Masking: the options of all strategies (docs/masking.md); each reads its own ---
     config.masking = ml_collections.ConfigDict()
     # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'
@@ -126,10 +130,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.text_masking.context_length = 0
     config.text_masking.threshold = 1e-6  # frequency: share of all words below which all are kept
 
-    # --- Optimiser: AdamW, linear warm-up, cosine to 0 ---
+    # --- Optimiser: AdamW, linear warm-up, cosine to 0; options for fine-tuning: docs/training.md ---
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.peak_learning_rate = 1e-3
     config.optimizer.warmup_steps = 10_000
+    config.optimizer.schedule = 'cosine'  # after the warm-up; or 'constant', 'wsd'
+    config.optimizer.decay_share = 0.1  # wsd: share of the run, at its end, in which it falls to 0
     config.optimizer.tail_rate = 0.0  # peak of a second warm-up, after masking.until; 0: none
     config.optimizer.tail_warmup_steps = 0
     config.optimizer.beta1 = 0.9
@@ -139,4 +145,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.mu_dtype = (
         'float32'  # of the first moment; 'bfloat16' saves 2 bytes a parameter
     )
+    config.optimizer.clip_norm = 0.0  # largest norm of the gradient; 0: any
+    config.optimizer.layer_decay = 1.0  # a layer's rate over that of the layer after it
+    config.optimizer.frozen = ()  # towers that are not trained: 'image', 'text'
+    config.optimizer.frozen_image_layers = 0  # first blocks that are not trained; 0: none
+    config.optimizer.frozen_text_layers = 0  # the embeddings before them are not either
     return config

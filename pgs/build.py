@@ -3,6 +3,7 @@
 Nothing runs here but the configured mask, on two small images; nothing is written.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from input_pipeline import sampler, sources, text_masking
 from input_pipeline.tokenizer import VOCAB_SIZE
 from pgs.config_table import check_values
+from pgs.depth import TOWERS, freezes, hold_frozen
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import (
@@ -67,6 +69,12 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
         config.optimizer, total_steps, tail_start=tail if tail < total_steps else None
     )
     optimizer = build_optimizer(config.optimizer, schedule)
+    options: dict[str, Any] = {
+        'clip_norm': config.optimizer.clip_norm,
+        'weights_ema': config.weights_ema,
+    }
+    if freezes(config.optimizer):
+        options['hold'] = functools.partial(hold_frozen, config.optimizer)
     masked, unmasked = (
         make_train_step(
             model,
@@ -76,6 +84,7 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
             seed=config.seed,
             total_steps=total_steps,
             microbatches=config.microbatches,
+            **options,
         )
         for select in (strategy, None)
     )
@@ -110,6 +119,7 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
     """
     check_values(config)
     check_sizes(config.model)
+    check_frozen(config)
     text_masking.check_length(config.text_masking, config.model.text.context_length)
     if config.checkpoint_best and not (config.evals and config.eval_every):
         raise UserError(
@@ -148,6 +158,26 @@ def check_sizes(model: ConfigDict) -> None:
                 f'config.model.{name}.mlp_ratio={ratio} leaves no hidden width for a width of '
                 f'{width}: take at least {1 / width:g}'
             )
+
+
+def check_frozen(config: ConfigDict) -> None:
+    """Checks that config.optimizer leaves something to train.
+
+    Raises:
+      UserError: more frozen layers than a tower has, or two frozen towers.
+    """
+    for name in TOWERS:
+        key, layers = f'frozen_{name}_layers', config.model[name].layers
+        if config.optimizer[key] > layers:
+            raise UserError(
+                f'config.optimizer.{key}={config.optimizer[key]} is more than the {layers} layers '
+                f'of the {name} tower: take at most {layers}'
+            )
+    if set(config.optimizer.frozen) == set(TOWERS):
+        raise UserError(
+            f'config.optimizer.frozen={config.optimizer.frozen} leaves nothing but the logit scale '
+            'to train: name one tower'
+        )
 
 
 def check_microbatches(config: ConfigDict, strategy: Strategy, devices: int) -> None:

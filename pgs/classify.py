@@ -8,7 +8,7 @@ from absl import flags
 from pgs.errors import UserError
 from pgs.inference import classify, load_clip
 from pgs.inference.masking import HELP, WHOLE
-from pgs.utils import cli
+from pgs.utils import cli, compile_cache
 
 CHECKPOINT, MODEL_CONFIG = cli.define_checkpoint_flags()
 MASKING = flags.DEFINE_string('masking', WHOLE, HELP)
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     labels = [label.strip() for label in LABELS.value if label.strip()]
     if '{c}' not in TEMPLATE.value:
         raise UserError(f'--template={TEMPLATE.value!r} lacks {{c}}, the place of the label')
+    compile_cache.use(compile_cache.DEFAULT)
     clip = load_clip(CHECKPOINT.value, model_config=MODEL_CONFIG.value, masking=MASKING.value)
     for label, share in classify(clip, IMAGE.value, labels, templates=[TEMPLATE.value]):
         print(f'{share:7.1%}  {label}')

@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 
 from configs import base
 from input_pipeline import text_masking
+from pgs.depth import TOWERS
 from pgs.errors import UserError
 from pgs.masking.pgs import EDGE_DETECTORS, RUNS_OWN_PROGRESS
 from pgs.masking.strategies import SELECTOR, all_options_of, known_strategies
 from pgs.models.transformer import REMAT_POLICIES
+from pgs.optimizer import SCHEDULES
 
 MAX_COUNT = 10**9  # of steps and sizes; int32 counts them
 MAX_SEED = 2**32 - 1  # a random key has 32 bits of the seed: 2**32 would be 0 again
@@ -36,7 +38,7 @@ class Key(NamedTuple):
       low, high: smallest and largest number, both included.
       above, below: low or high itself is excluded.
       besides: single values that are valid outside the range.
-      choices: all valid texts; (): any.
+      choices: all valid texts, of 'texts' each one; (): any.
       empty: an empty text is valid.
     """
 
@@ -87,6 +89,10 @@ TABLE: dict[str, Key] = {
     'init_from': text(
         'path of initial weights ([weights.md](weights.md)); empty: random', empty=True
     ),
+    'model_from_weights': switch(
+        '`model.*` is that of the weights of `init_from`; `model.image.image_size` too where it is '
+        'None, `model.dtype` and `model.remat` never'
+    ),
     'mesh.data': count(
         'devices along the data-parallel axis; -1: the remaining ones', besides=(-1,)
     ),
@@ -94,6 +100,11 @@ TABLE: dict[str, Key] = {
         'devices that share one copy of the state; -1: the remaining', besides=(-1,)
     ),
     'microbatches': count('parts of a batch embedded one after the other, for less memory'),
+    'compile_cache': text(
+        'folder of compiled programs, so that a resumed run need not compile '
+        '([training.md](training.md#stopping-and-resuming)); empty: none',
+        empty=True,
+    ),
     'log_every': count('steps between two lines of the metrics'),
     'checkpoint_every': count('steps between two checkpoints'),
     'checkpoints_kept': count('number of checkpoints that are kept, the newest ones'),
@@ -159,6 +170,11 @@ TABLE: dict[str, Key] = {
     'model.text.layers': count('blocks of the text tower', high=1000),
     'model.text.heads': count('attention heads of the text tower', high=2**16),
     'model.text.mlp_ratio': number('hidden width of a block over its width', above=True, high=100),
+    'weights_ema': fraction(
+        'decay of an exponential moving average of the weights, which is scored and exported in '
+        'their place; 0: none',
+        below=True,
+    ),
     'masking.strategy': text('a file of pgs/masking ([masking.md](masking.md))'),
     'masking.until': fraction('share of the run after which images are whole; 1: never'),
     'masking.whole_share': fraction('share of each batch whose images keep all patches'),
@@ -205,6 +221,11 @@ TABLE: dict[str, Key] = {
     ),
     'optimizer.peak_learning_rate': number('after the warm-up'),
     'optimizer.warmup_steps': count('steps of the linear warm-up', low=0),
+    'optimizer.schedule': text(
+        'of the learning rate after the warm-up ([training.md](training.md#fine-tuning))',
+        choices=SCHEDULES,
+    ),
+    'optimizer.decay_share': fraction('wsd: share of the run, at its end, in which it falls to 0'),
     'optimizer.tail_rate': number('peak of a second warm-up, after `masking.until`; 0: none'),
     'optimizer.tail_warmup_steps': count('steps of the second warm-up', low=0),
     'optimizer.beta1': fraction('decay of the first moment', below=True),
@@ -214,6 +235,16 @@ TABLE: dict[str, Key] = {
     'optimizer.mu_dtype': text(
         'of the first moment; bfloat16 saves 2 bytes a parameter', choices=('float32', 'bfloat16')
     ),
+    'optimizer.clip_norm': number('largest norm of the whole gradient; 0: any'),
+    'optimizer.layer_decay': fraction(
+        "a layer's learning rate over that of the layer after it; 1: the same", above=True
+    ),
+    'optimizer.frozen': Key('texts', 'towers that are not trained', choices=TOWERS),
+    'optimizer.frozen_image_layers': count(
+        "the image tower's first blocks that are not trained, and its embeddings with them; 0: none",
+        low=0,
+    ),
+    'optimizer.frozen_text_layers': count('the same of the text tower', low=0),
 }
 
 
@@ -291,7 +322,9 @@ def fits(row: Key, value: Any) -> bool:
     if row.kind == 'rows':
         return isinstance(value, tuple | list)
     if row.kind == 'texts':
-        return isinstance(value, tuple | list) and all(is_text(v) and v for v in value)
+        return isinstance(value, tuple | list) and all(
+            is_text(v) and (v in row.choices if row.choices else v) for v in value
+        )
     if row.kind == 'range':
         return (
             isinstance(value, tuple | list)
@@ -342,6 +375,8 @@ def nearest(row: Key, value: Any) -> Any:
 
 def describe(row: Key) -> str:
     """The valid values in words, such as 'a whole number of at least 1'."""
+    if row.choices and row.kind == 'texts':
+        return f'a tuple of {" and ".join(row.choices)}, such as ({row.choices[0]!r},)'
     if row.choices:
         return f'one of {", ".join(row.choices)}'
     words = {

@@ -12,7 +12,7 @@ from pgs.errors import UserError
 from pgs.inference import load_clip
 from pgs.inference.files import read_inputs, write_features
 from pgs.inference.masking import HELP, WHOLE
-from pgs.utils import cli
+from pgs.utils import cli, compile_cache
 
 CHECKPOINT, MODEL_CONFIG = cli.define_checkpoint_flags()
 MASKING = flags.DEFINE_string('masking', WHOLE, HELP)
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     if not CHECKPOINT.value or not (IMAGES.value or TEXTS.value):
         raise UserError('give --checkpoint, and --images or --texts or both; see --help')
     inputs = read_inputs(IMAGES.value, TEXTS.value)
+    compile_cache.use(compile_cache.DEFAULT)
     clip = load_clip(CHECKPOINT.value, model_config=MODEL_CONFIG.value, masking=MASKING.value)
     print(write_features(clip, inputs, OUT.value))
 

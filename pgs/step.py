@@ -29,6 +29,13 @@ class TrainState:
     opt_state: Any
     # EMA of params['image_tower']; None unless the strategy asks for an attention map.
     ema: Any = None
+    # EMA of params; None unless config.weights_ema is above 0.
+    average: Any = None
+
+    @property
+    def weights(self) -> Any:
+        """The parameters that are scored and exported: their average, if there is one."""
+        return self.params if self.average is None else self.average
 
 
 Metrics = dict[str, jax.Array]
@@ -40,10 +47,13 @@ def make_init(
     optimizer: optax.GradientTransformation,
     seed: int,
     strategy: Callable | None = None,
+    *,
+    averaged: bool = False,
 ) -> Callable[[], TrainState]:
     """A function () -> fresh state, to be jitted, or traced for its shapes.
 
     With a strategy that asks for an attention map the state has an EMA tower: a copy of the fresh one.
+    With `averaged` it has an average of all parameters (config.weights_ema): a copy as well.
     """
     has_ema = strategy is not None and scorer_settings(strategy) is not None
 
@@ -53,7 +63,8 @@ def make_init(
         tokens = jnp.zeros((1, length), jnp.int32)
         params = model.init(jax.random.key(seed), images, tokens)['params']
         ema = jax.tree.map(jnp.copy, params['image_tower']) if has_ema else None
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+        average = jax.tree.map(jnp.copy, params) if averaged else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema, average)
 
     return create
 
@@ -64,9 +75,11 @@ def init_state(
     seed: int,
     mesh: Mesh,
     strategy: Callable | None = None,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
     """A fresh state, created in place: no device materialises the whole sharded state."""
-    create = make_init(model, optimizer, seed, strategy)
+    create = make_init(model, optimizer, seed, strategy, averaged=averaged)
     return jax.jit(create, out_shardings=state_sharding(mesh, jax.eval_shape(create)))()
 
 
@@ -79,6 +92,9 @@ def make_train_step(
     seed: int,
     total_steps: int,
     microbatches: int = 1,
+    hold: Callable[[Any], Any] = lambda params: params,
+    clip_norm: float = 0.0,
+    weights_ema: float = 0.0,
 ) -> TrainStep:
     """The train step, not yet jitted.
 
@@ -92,12 +108,16 @@ def make_train_step(
       seed: with the step and an image's row in the batch, the only source of randomness.
       total_steps: progress = step / total_steps.
       microbatches: parts of the batch whose activations exist one at a time; the result is the same.
+      hold: parameters -> the same without a gradient for those that are frozen.
+      clip_norm: norm of all gradients together above which they are scaled down to it; 0: none.
+      weights_ema: decay of the parameters' average, see `moved_weights`; 0: the state has none.
 
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch). Parameters and moments
-      whose gradient is not finite stay as they are; all of them if the loss is not finite.
+      learning_rate, mask_ratio (masked fraction, mean over the batch); grad_norm is that before
+      clipping. Parameters and moments whose gradient is not finite stay as they are; all of them if
+      the loss is not finite, or with clip_norm the norm.
     """
     num_patches = model.image.num_patches
 
@@ -118,7 +138,7 @@ def make_train_step(
                     strategy, rows['keys'], progress=progress, **rows['scores']
                 )
             images = normalize_images(rows['images'])
-            out: Any = model.apply({'params': params}, images, rows['tokens'], select)
+            out: Any = model.apply({'params': hold(params)}, images, rows['tokens'], select)
             features = out['image_features'], out['text_features']
             if out['selection'] is None:
                 return features, jnp.zeros(images.shape[:1])
@@ -129,11 +149,12 @@ def make_train_step(
             return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        used = clipped(grads, clip_norm) if clip_norm else grads
+        updates, opt_state = optimizer.update(used, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params['logit_scale'] = jnp.minimum(params['logit_scale'], MAX_LOG_SCALE)
         grad_norm = optax.tree.norm(grads)
-        finite = jax.tree.map(lambda g: jnp.isfinite(value) & jnp.isfinite(g), grads)
+        finite = jax.tree.map(lambda g: jnp.isfinite(value) & jnp.isfinite(g), used)
         params, opt_state = keep_where_not_finite(
             optimizer, finite, (params, opt_state), (state.params, state.opt_state)
         )
@@ -144,7 +165,10 @@ def make_train_step(
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
         }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        average = state.average
+        if weights_ema:
+            average = moved_weights(average, params, state.step, weights_ema)
+        return TrainState(state.step + 1, params, opt_state, ema, average), metrics
 
     return train_step
 
@@ -181,6 +205,34 @@ def score_patches(
         return ema, map_parts(lambda part: score(ema, normalize_images(part)), images, parts)
 
 
+def clipped(grads: Any, limit: float) -> Any:
+    """Gradients scaled down to a norm of `limit` if they have a larger one together.
+
+    Where the norm is not finite all of them become NaN, so that the step is skipped as a whole.
+    Pascanu et al., arXiv 1211.5063.
+    """
+    norm = optax.tree.norm(grads)
+    factor = jnp.where(jnp.isfinite(norm), jnp.minimum(1.0, limit / norm), jnp.nan)
+    return jax.tree.map(lambda g: g * factor, grads)
+
+
+def moved_weights(average: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """The parameters' average after one more step: average + (1 - d) * (params - average).
+
+    d = min(decay, (1 + step) / (10 + step)), as TensorFlow's ExponentialMovingAverage has it: an
+    average over the steps so far while they are few, so that random initial weights are forgotten.
+    Averages of the iterates: Polyak and Juditsky, SIAM J. Control Optim. 30 (1992).
+
+    Args:
+      average, params: trees of the same structure; params are those after the step.
+      step: steps done before this one, int32 scalar.
+      decay: in [0, 1).
+    """
+    done = step.astype(jnp.float32)
+    rate = 1.0 - jnp.minimum(decay, (1.0 + done) / (10.0 + done))
+    return jax.tree.map(lambda old, new: old + rate * (new - old), average, params)
+
+
 def keep_where_not_finite(
     optimizer: optax.GradientTransformation, finite: Any, new: Any, old: Any
 ) -> tuple[Any, Any]:
@@ -200,12 +252,17 @@ def keep_where_not_finite(
       follows the step.
     """
     (new_params, new_state), (old_params, old_state) = new, old
+
+    def is_absent(moment: Any) -> bool:  # of a frozen parameter
+        return isinstance(moment, optax.MaskedNode)
+
     kept = optax.tree.map_params(
         optimizer,
-        lambda moment, finite: finite,
+        lambda moment, finite: moment if is_absent(moment) else finite,
         new_state,
         finite,
         transform_non_params=lambda count: True,
+        is_leaf=is_absent,
     )
     params = jax.tree.map(jnp.where, finite, new_params, old_params)
     return params, jax.tree.map(jnp.where, kept, new_state, old_state)

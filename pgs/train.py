@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from pgs import sharding
 from pgs.build import check_config
+from pgs.convert.architecture import with_architecture
 from pgs.run import checkpoint, init_from, lock, provenance, summary
 from pgs.run import workdir as workdirs
 from pgs.run.data import is_smoke_test
@@ -46,6 +47,7 @@ def train(
     """
     # --- Check and open everything; nothing is written yet ---
     phases.enter('open')
+    config = with_architecture(config, absolute(workdir))
     check_config(config, devices=jax.device_count(), platform=jax.default_backend())
     run = open_run(config, absolute(workdir))
     initial = init_from.read_initial(run.config, run.workdir)
@@ -86,7 +88,14 @@ def train_and_score(
         )
     )
     job = run.job
-    state = init_state(job.model, job.optimizer, config.seed, run.mesh, job.strategy)
+    state = init_state(
+        job.model,
+        job.optimizer,
+        config.seed,
+        run.mesh,
+        job.strategy,
+        averaged=config.weights_ema > 0.0,
+    )
     if manager.latest_step() is not None:
         state = checkpoint.restore(manager, state)
     elif initial is not None:
@@ -106,9 +115,9 @@ def train_and_score(
     stack.enter_context(distributed.ends_together())
     phases.enter('score')
     if start == 0 and not is_smoke_test(run.config, run.data):
-        log_scores(log, 0, run.scorers.held_out(state.params))
+        log_scores(log, 0, run.scorers.held_out(state.weights))
     if is_scored(config, start) and not distributed.agree(lambda: is_logged(run.workdir, start)):
-        score(run, log, start, state.params)  # an interrupt came before
+        score(run, log, start, state.weights)  # an interrupt came before
 
     # --- Train ---
     rate = 0.0
@@ -118,11 +127,11 @@ def train_and_score(
     # --- Score ---
     phases.enter('score')
     phases.set_outcome(f'the training is complete and saved: {again} scores it')
-    held_out, tasks = run.scorers.held_out(state.params), run.scorers.tasks(state.params)
+    held_out, tasks = run.scorers.held_out(state.weights), run.scorers.tasks(state.weights)
     log_scores(log, total, held_out | tasks)
     if tasks:
         print_once(scores_line(total, tasks))
-    params = sharding.to_host(run.mesh, state.params)
+    params = sharding.to_host(run.mesh, state.weights)
     if not distributed.is_primary():
         return {}
     phases.enter('figures')

@@ -12,7 +12,7 @@ FLOORS = (
     ('pgs.utils',),
     ('input_pipeline',),
     ('pgs.sharding', 'pgs.masking'),
-    ('pgs.loss',),
+    ('pgs.loss', 'pgs.depth'),
     ('pgs.models', 'pgs.microbatches', 'pgs.optimizer'),
     ('pgs.config_table',),
     ('pgs.step',),

@@ -73,6 +73,12 @@ BAD = [
     ('optimizer.beta2', 1 - 1e-12, 'from 0 to below 1; the default is 0.98'),  # 1 in float32
     ('optimizer.epsilon', 1e-60, 'above 0; the default is 1e-06'),  # 0 in float32
     ('optimizer.weight_decay', -0.1, 'take 0'),
+    ('weights_ema', 1.0, 'from 0 to below 1; the default is 0.0'),
+    ('optimizer.schedule', 'wds', "did you mean 'wsd'? take one of cosine, constant, wsd"),
+    ('optimizer.layer_decay', 0.0, 'above 0 and at most 1; the default is 1.0'),
+    ('optimizer.frozen', ('img',), "a tuple of image and text, such as ('image',)"),
+    ('optimizer.frozen', 'text', "a tuple, such as ('text',)"),
+    ('optimizer.frozen_text_layers', 13, 'of the text tower: take at most 12'),
     ('optimizer.mu_dtype', 'float16', "did you mean 'bfloat16'?"),
 ]
 

@@ -51,6 +51,8 @@ def test_recipe(name, args):
     assert config.optimizer.to_dict() == {
         'peak_learning_rate': 1e-3,
         'warmup_steps': 10_000,
+        'schedule': 'cosine',
+        'decay_share': 0.1,
         'tail_rate': 0.0,
         'tail_warmup_steps': 0,
         'beta1': 0.9,
@@ -58,7 +60,13 @@ def test_recipe(name, args):
         'epsilon': 1e-6,
         'weight_decay': 0.2,
         'mu_dtype': 'float32',
+        'clip_norm': 0.0,
+        'layer_decay': 1.0,
+        'frozen': (),
+        'frozen_image_layers': 0,
+        'frozen_text_layers': 0,
     }
+    assert (config.weights_ema, config.model_from_weights) == (0.0, False)
     assert (config.masking.until, config.masking.whole_share) == (1.0, 0.0)
     check_config(config, devices=1, platform='cpu')
 
@@ -137,7 +145,7 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys)
 
 def test_every_config_says_how_to_run_it():
     names = ('clip', 'flip', 'eclip', 'glip', 'aclip', 'pgs', 'pgs_tune')
-    for name in ('quickstart', *(f'vitb16_{name}' for name in names)):
+    for name in ('quickstart', 'finetune', *(f'vitb16_{name}' for name in names)):
         text = importlib.import_module(f'configs.{name}').__doc__
         assert 'python main.py' in text
         assert 'Time:' in text

@@ -22,6 +22,7 @@ from pgs.compile.aot import TooBig
 from pgs.compile.run import baseline_index, compile_all, with_strategies
 from pgs.compile.suggest import too_big_message
 from pgs.compile.table import NOTE, table
+from pgs.convert.architecture import with_architecture
 from pgs.errors import UserError
 from pgs.utils import cli
 
@@ -40,7 +41,7 @@ def log(line: str) -> None:
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update('jax_platforms', 'cpu')  # do not use this machine's own accelerators
-    configs = with_strategies(CONFIG.value, COMPARE.value)
+    configs = with_strategies(with_architecture(CONFIG.value), COMPARE.value)
     try:
         reports = compile_all(configs, TOPOLOGY.value, SUGGEST.value, log)
     except TooBig as error:

@@ -58,7 +58,9 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
     check_config(config, devices=len(devices), platform='tpu')
     mesh = sharding.make_mesh(config.mesh, config.batch_size, devices)
     job = build(config, total_steps=1000, platform='tpu')
-    state = jax.eval_shape(make_init(job.model, job.optimizer, config.seed, job.strategy))
+    averaged = config.weights_ema > 0.0
+    create = make_init(job.model, job.optimizer, config.seed, job.strategy, averaged=averaged)
+    state = jax.eval_shape(create)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         train_step = jit_train_step(job.train_step, mesh, state)

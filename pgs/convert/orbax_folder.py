@@ -1,6 +1,8 @@
 """Reads parameters from a training workdir; reads and writes folders of parameters. All by Orbax."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,6 +36,7 @@ def read_architecture(folder: epath.Path) -> dict[str, Any]:
 def read_workdir(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """(parameters, architecture, source) of a run's newest checkpoint, without the optimiser.
 
+    Of a run with config.weights_ema it is their average, which the run's own scores are of.
     A damaged checkpoint is named in a warning, and the one before it is read. If several
     processes run, all must call it.
 
@@ -50,7 +53,11 @@ def read_workdir(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], st
             f'step {step} is read instead'
         )
     source = f'{folder}, step {step}'
-    params = restore(folder / 'checkpoints' / str(step) / ITEM, 'params', source)
+    path = folder / 'checkpoints' / str(step) / ITEM
+    part = 'params'
+    if has_average(path, source):
+        part, source = 'average', f'{source}, average of the weights'
+    params = restore(path, part, source)
     check_params(params, architecture, source)
     return params, architecture, source
 
@@ -62,6 +69,21 @@ def read_folder(folder: epath.Path) -> tuple[dict[str, Any], dict[str, Any], str
     params = restore(folder / 'params', None, source)
     check_params(params, architecture, source)
     return params, architecture, source
+
+
+def has_average(path: epath.Path, source: str) -> bool:
+    """Whether a run's checkpoint has an average of its weights; arguments as for `restore`."""
+    with reading(source):
+        return 'average' in ocp.PyTreeCheckpointHandler().metadata(absolute(path)).tree
+
+
+@contextlib.contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turns what Orbax raises for a checkpoint that it cannot read into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'cannot read the checkpoint of {source}: {first_line(error)}') from error
 
 
 def restore(path: epath.Path, part: str | None, source: str) -> dict[str, Any]:
@@ -77,7 +99,7 @@ def restore(path: epath.Path, part: str | None, source: str) -> dict[str, Any]:
     """
     path = absolute(path)  # Orbax requires an absolute path
     handler = ocp.PyTreeCheckpointHandler()
-    try:
+    with reading(source):
         tree = handler.metadata(path).tree
         tree = tree if part is None else {part: tree[part]}
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray, np.float32), tree)
@@ -85,8 +107,6 @@ def restore(path: epath.Path, part: str | None, source: str) -> dict[str, Any]:
             tree, restore_args=arguments, partial_restore=part is not None
         )
         restored = handler.restore(path, args=args)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'cannot read the checkpoint of {source}: {first_line(error)}') from error
     return restored if part is None else restored[part]
 
 

@@ -21,7 +21,7 @@ from pgs.errors import UserError
 from pgs.evaluate.resumable import evaluate_checkpoint
 from pgs.evaluate.tasks import GROUPS, expand
 from pgs.inference.masking import HELP, WHOLE
-from pgs.utils import cli, distributed
+from pgs.utils import cli, compile_cache, distributed
 
 CHECKPOINT, MODEL_CONFIG = cli.define_checkpoint_flags()
 MASKING = flags.DEFINE_string('masking', WHOLE, HELP)
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
         raise UserError('give --checkpoint=RUN_OR_FOLDER_OR_FILE; see --help')
     names = expand(TASKS.value)
     distributed.start()
+    compile_cache.use(compile_cache.DEFAULT)
     results = evaluate_checkpoint(
         CHECKPOINT.value,
         names,

@@ -37,6 +37,12 @@ from pgs.utils.files import absolute, writing
 
 ASIDE = 'checkpoints_damaged'  # folder beside checkpoints/ that damaged ones are moved to
 
+# Entries that not every run has: what they are, and what asks for them.
+EMAS = {
+    'ema': ('EMA tower', 'this masking strategy'),
+    'average': ('average of the weights', 'config.weights_ema'),
+}
+
 
 class SaveFailed(UserError):
     """A checkpoint could not be written."""
@@ -225,16 +231,17 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
     """The newest checkpoint, placed as `state` is, which may be on another mesh.
 
     Raises:
-      UserError: a checkpoint that does not fit the state, or without the EMA tower that it has.
+      UserError: a checkpoint that does not fit the state, or without an EMA that it has.
     """
     step = manager.latest_step()
     abstract = jax.tree.map(to_shape_dtype_struct, content(state))
     try:
-        if 'ema' in abstract and 'ema' not in saved_entries(manager, step):
+        needed = [name for name in EMAS if name in abstract]
+        saved = saved_entries(manager, step) if needed else set()
+        for what, why in (EMAS[name] for name in needed if name not in saved):
             raise UserError(
-                f'{manager.directory}/{step} holds no EMA tower, which this masking strategy needs: '
-                'start a new run from its weights (a new --workdir and '
-                '--config.init_from=THE_OLD_WORKDIR)'
+                f'{manager.directory}/{step} holds no {what}, which {why} needs: start a new run '
+                'from its weights (a new --workdir and --config.init_from=THE_OLD_WORKDIR)'
             )
         restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -246,7 +253,7 @@ def restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
 
 
 def content(state: TrainState) -> dict[str, Any]:
-    """The entries of a checkpoint. Without an EMA tower it is the same as before there were any."""
+    """The entries of a checkpoint. Without EMAs it is the same as before there were any."""
     entries = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: entry for name, entry in entries.items() if entry is not None}
 

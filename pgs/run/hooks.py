@@ -100,7 +100,7 @@ def score_hook(
         step_log.flush()
         start = time.perf_counter()
         with phases.phase('score', patience=math.inf), interrupt.aborts():
-            score(step, state.params)
+            score(step, state.weights)
         step_log.progress.leave_out(time.perf_counter() - start)
 
     return PeriodicCallback(every_steps=config.eval_every, callback_fn=call)

@@ -66,7 +66,8 @@ def check_architecture(architecture: Mapping[str, Any], settings: ConfigDict, so
             continue
         raise UserError(
             f'config.model.{key} is {value}, but {theirs.get(key)} in {source}, which '
-            'config.init_from names: set it to that value, or use other weights'
+            'config.init_from names: set it to that value, or --config.model_from_weights=True to '
+            'take all sizes from the weights'
         )
 
 
@@ -81,7 +82,7 @@ def is_same(key: str, theirs: Any, ours: Any, settings: Mapping[str, Any]) -> bo
 def place(state: TrainState, params: dict[str, Any]) -> TrainState:
     """The state with other parameters, sharded like its own: no device gets more than its shard.
 
-    An EMA tower, if the state has one, starts as a copy of these parameters.
+    An EMA tower and an average of the parameters, if the state has them, start as copies of these.
 
     Args:
       state: fresh, on the mesh.
@@ -94,7 +95,9 @@ def place(state: TrainState, params: dict[str, Any]) -> TrainState:
         )
 
     placed = jax.tree.map(put, params, state.params)
-    if state.ema is None:
-        return dataclasses.replace(state, params=placed)
-    ema = jax.tree.map(put, params['image_tower'], state.ema)
-    return dataclasses.replace(state, params=placed, ema=ema)
+    ema, average = state.ema, state.average
+    if ema is not None:
+        ema = jax.tree.map(put, params['image_tower'], ema)
+    if average is not None:
+        average = jax.tree.map(put, params, average)
+    return dataclasses.replace(state, params=placed, ema=ema, average=average)

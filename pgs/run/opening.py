@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from input_pipeline import sources
 from pgs import sharding
 from pgs.build import Job, build
+from pgs.depth import freezes, frozen_count
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import scoring_mask
 from pgs.run.calibration import with_calibration
@@ -69,6 +70,11 @@ def start_lines(run: Run, state: TrainState) -> str:
         f'{jax.default_backend()} device(s){axes}{hosts}, {config.model.dtype} precision',
         f'{"Resumes" if start else "Starts"} at step {start} of {total} in {run.workdir}',
     ]
+    if freezes(config.optimizer):
+        frozen = frozen_count(config.optimizer, state.params)
+        lines.append(f'Frozen: {frozen / 1e6:.1f} M of the parameters (config.optimizer.frozen...)')
+    if config.weights_ema:
+        lines.append('Scores and exports are of the average of the weights (config.weights_ema)')
     if config.optimizer.warmup_steps >= total:
         lines.append(
             f'Note: the warm-up ({config.optimizer.warmup_steps} steps) is as long as the run: '

@@ -17,6 +17,7 @@ FOLDERS = ('checkpoints', 'checkpoints_damaged', 'figures', 'profile')
 # Keys that may change between a run and its resumption: they choose what is written and how the
 # work is distributed, not what is computed.
 FREE_KEYS = {
+    'compile_cache',
     'log_every',
     'checkpoint_every',
     'checkpoints_kept',

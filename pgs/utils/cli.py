@@ -119,7 +119,7 @@ def config_path(argv: list[str]) -> str | None:
     for arg, following in zip(argv, [*argv[1:], ''], strict=True):
         name, equals, value = arg.lstrip('-').partition('=')
         if arg.startswith('-') and name == 'config':
-            path = (value if equals else following).rsplit(':', 1)[0]
+            path = (value if equals else following).split(':', 1)[0]  # as ml_collections does
     return path
 
 

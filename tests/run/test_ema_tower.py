@@ -35,7 +35,10 @@ def batch_of(config, step):
 
 def fresh(config, mesh):
     job = build(config, total_steps=config.total_steps, platform='cpu')
-    return job, init_state(job.model, job.optimizer, config.seed, mesh, job.strategy)
+    averaged = config.weights_ema > 0.0
+    return job, init_state(
+        job.model, job.optimizer, config.seed, mesh, job.strategy, averaged=averaged
+    )
 
 
 @pytest.fixture(scope='module')
@@ -117,6 +120,9 @@ def test_a_checkpoint_without_it_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(UserError, match=r'2 holds no EMA tower.*--config\.init_from=') as error:
         restored(tmp_path, attentive_config(), mesh)
     assert len(str(error.value).splitlines()) == 1
+    config.weights_ema = 0.99
+    with pytest.raises(UserError, match=r'no average of the weights, which config\.weights_ema'):
+        restored(tmp_path, config, mesh)
 
 
 def test_the_run_is_read_and_scored_like_any_other(run, photos):

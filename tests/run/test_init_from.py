@@ -6,13 +6,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import one_device_mesh, shrunk_quickstart
+from etils import epath
 from small_clip import same_trees
 
-from configs import base, vitb16_pgs_tune
+from configs import base, finetune, vitb16_pgs_tune
 from input_pipeline import sources
 from pgs import sharding
 from pgs.build import build, check_config
 from pgs.convert import load_model
+from pgs.convert.architecture import with_architecture
 from pgs.convert.load import read
 from pgs.convert.positions import resize_positions
 from pgs.errors import UserError
@@ -51,12 +53,15 @@ def test_tuning_starts_from_the_source(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sources, 'open_held_out', lambda _: None)
     copy = shutil.copytree(source, tmp_path / 'copy')
     config = tuning(copy)
+    config.model.image.update(width=64, heads=4)
+    config.update(model_from_weights=True, weights_ema=0.5)
     train(config, tmp_path / 'tuned')
     assert (
         f'Weights from {copy}, step 2, positions resampled from 32 to 48' in capsys.readouterr().out
     )
 
     before, after = read(source), load_model(tmp_path / 'tuned')
+    assert after.source.endswith('step 1, average of the weights')
     assert after.config['image']['image_size'] == 48
     positions = after.params['image_tower'].pop('positions')
     expected = resize_positions(before.params['image_tower'].pop('positions'), 6)
@@ -66,6 +71,8 @@ def test_tuning_starts_from_the_source(source, tmp_path, capsys, monkeypatch):
     # A resumed run does not read the source, which may have been deleted.
     shutil.rmtree(copy)
     assert init_from.read_initial(config, tmp_path / 'tuned') is None
+    resumed = with_architecture(config, epath.Path(tmp_path / 'tuned'))
+    assert resumed.model.image.to_dict() == {**before.config['image'], 'image_size': 48}
     with pytest.raises(UserError, match='copy does not exist'):
         init_from.read_initial(config, tmp_path / 'new')
 
@@ -83,6 +90,22 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match='quick_gelu is True, but False in'):
         train(config, tmp_path / 'tuned')
     assert not (tmp_path / 'tuned').exists()
+
+
+def test_the_model_is_that_of_the_weights(source):
+    config = finetune.get_config(str(source))
+    found = with_architecture(config)
+    assert config.model.image.image_size is None  # the config itself is not changed
+    theirs = read(source).config
+    for key in ('image', 'text'):
+        assert found.model[key].to_dict() == theirs[key]
+    assert found.model.embed_dim == theirs['embed_dim']
+    assert found.model.remat == base.get_config().model.remat
+    check_config(found, devices=1, platform='cpu')
+    config.model.image.image_size = 48
+    assert with_architecture(config).model.image.image_size == 48
+    with pytest.raises(UserError, match=r'name them by --config\.init_from=PATH'):
+        with_architecture(finetune.get_config())
 
 
 def test_no_device_holds_more_than_its_shard(source):
