@@ -16,7 +16,8 @@ import tensorflow as tf
 from PIL import Image
 
 from configs import base
-from input_pipeline import crops, images, preparation, raw_samples, sources, word_counts
+from input_pipeline import crops, images, preparation, sources, word_counts
+from input_pipeline.raw import tar_samples, url_rows
 from input_pipeline.validate import MAX_PIXELS, REASONS
 from pgs.errors import UserError
 
@@ -320,15 +321,15 @@ def test_a_tsv_beside_a_folder(tmp_path):
 
 
 def test_a_tsv_of_many_rows_is_cut_into_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(raw_samples, 'ROWS_A_SHARD', 3)
+    monkeypatch.setattr(url_rows, 'LARGEST_SHARD', 3)
     path = tmp_path / 'pairs.tsv'
     path.write_text(''.join(f'http://a.example/{i}.jpg\tcaption {i}\n' for i in range(8)))
     (tmp_path / 'images').mkdir()
-    images_folder = raw_samples.ImageFolder(str(tmp_path / 'images'))
-    shards = raw_samples.tsv_shards(path)
+    images_folder = url_rows.ImageFolder(str(tmp_path / 'images'))
+    shards = url_rows.tsv_shards(path)
     assert [(s.first_row, s.rows) for s in shards] == [(0, 3), (3, 3), (6, 2)]
-    samples = [s for shard in shards for s in raw_samples.tsv_samples(shard, images_folder)]
-    assert [s.caption.decode() for s in samples] == [f'caption {i}' for i in range(8)]
+    samples = [s for shard in shards for s in url_rows.tsv_samples(shard, images_folder)]
+    assert [s.captions[0].decode() for s in samples] == [f'caption {i}' for i in range(8)]
 
 
 def test_a_shard_without_a_good_sample(tmp_path):
@@ -348,13 +349,13 @@ def test_a_shard_without_a_good_sample(tmp_path):
 @pytest.mark.parametrize(
     ('source', 'options', 'words'),
     [
-        ('{0..3}.tar', {}, 'matches no .tar or .tsv'),
+        ('{0..3}.tar', {}, 'matches no .tar file'),
         ('{3..0}.tar', {}, 'is not a range'),
         ('{a,b}.tar', {}, 'is not a range'),
-        ('', {}, 'matches no .tar'),
+        ('', {}, 'matches no .tar file'),
         ('absent.tsv', {'images': '.'}, 'cannot read --source'),
         ('pairs.tsv', {}, 'needs --images=DIR'),
-        ('good.tar', {'images': '.'}, 'needs --images=DIR'),
+        ('good.tar', {'images': '.'}, '--images is not for this source'),
         ('pairs.tsv', {'images': 'absent'}, 'is not a folder'),
         ('empty.tsv', {'images': '.'}, 'has no rows'),
         ('html.tar', {}, 'none of 1 samples could be kept'),
@@ -405,6 +406,6 @@ def test_worker_processes_import_neither_tensorflow_nor_jax():
 
 
 def test_braces():
-    assert raw_samples.expand_braces('a/{008..011}.tar') == [f'a/{i:03}.tar' for i in range(8, 12)]
-    assert raw_samples.expand_braces('a.tar') == ['a.tar']
-    assert raw_samples.expand_braces('{0..1}/{5..6}') == ['0/5', '0/6', '1/5', '1/6']
+    assert tar_samples.expand_braces('a/{008..011}.tar') == [f'a/{i:03}.tar' for i in range(8, 12)]
+    assert tar_samples.expand_braces('a.tar') == ['a.tar']
+    assert tar_samples.expand_braces('{0..1}/{5..6}') == ['0/5', '0/6', '1/5', '1/6']
