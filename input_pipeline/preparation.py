@@ -57,6 +57,7 @@ def prepare(
       UserError: a source or folder that cannot be used, or a full disk.
     """
     folder = Path(out).expanduser().absolute()
+    source, images = os.path.expanduser(source), images and os.path.expanduser(images)
     request = Request(source, images, image_key, caption_key, template)
     plan = open_plan(request, folder, max_side, held_out)
     for path in plan.missing:
@@ -316,8 +317,10 @@ def describe(result: dict[str, Any], out: str) -> str:
     if 'captions_dropped' in result:
         lines.append(f'  {result["captions_dropped"]} bad captions of images with good ones')
     lines += held_out_lines(result)
+    scored = result.get('held_out', {}).get(records.HELD_OUT_SPLIT)
+    flags = '--workdir=runs/own' if scored else '--workdir=runs/own --config.eval_every=0'
     command = f'python main.py --config=configs/own_data.py --config.data.dir={shlex.quote(out)}'
-    lines.append(f'Train on it, a small model, minutes on a CPU: {command} --workdir=runs/own')
+    lines.append(f'Train on it, a small model, minutes on a CPU: {command} {flags}')
     return '\n'.join(lines)
 
 
