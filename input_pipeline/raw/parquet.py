@@ -27,11 +27,18 @@ BATCH = 16  # rows that are decoded at once
 BUFFER_BYTES = 2**20  # read at once of each column
 
 
+def damages() -> tuple[type[Exception], ...]:
+    """What the library raises for a file that cannot be read or is damaged."""
+    import pyarrow as pa
+
+    return OSError, pa.ArrowException, UnicodeDecodeError
+
+
 def open_file(path: str) -> 'pyarrow.parquet.ParquetFile':
     """A parquet file, of which only the end is read so far.
 
     Raises:
-      OSError, pyarrow.ArrowException: a file that cannot be read, or is damaged.
+      OSError and the errors of `damages`.
     """
     import pyarrow.parquet
 
@@ -48,14 +55,12 @@ def inspect(
     Raises:
       UserError: a file that cannot be read, or without these columns, or with other types in them.
     """
-    import pyarrow as pa
-
     found, total = [], 0
     for path in paths:
         try:
             file = open_file(path)
             schema, rows = file.schema_arrow, file.metadata.num_rows
-        except (OSError, pa.ArrowException) as error:
+        except damages() as error:
             raise UserError(f'cannot read {path}: {one_line(error)}') from error
         names = [name if is_utf8(name) else '?' for name in schema.names]
         chosen = columns.choose(names, path, image_key, caption_key)
@@ -122,7 +127,7 @@ def batches_of(shard: Shard, chosen: Columns) -> Iterator[Any]:
     """The batches (pyarrow.RecordBatch) of a shard's rows, of two columns.
 
     Raises:
-      OSError, pyarrow.ArrowException: a damaged file, after its intact rows.
+      OSError and the errors of `damages`, after the intact rows.
     """
     with open_file(shard.path) as file:
         metadata = file.metadata
@@ -153,8 +158,6 @@ def samples(
       files: for rows with a path in place of bytes.
       seen: counts all rows, whatever becomes of them.
     """
-    import pyarrow as pa
-
     seen = seen or Seen()
     held: RawSample | None = None
     row = seen.end = shard.first_row
@@ -176,7 +179,7 @@ def samples(
             seen.end = row
         if held is not None:
             yield held
-    except (OSError, pa.ArrowException) as error:
+    except damages() as error:
         if held is not None:
             yield held
         seen.add_cut(one_line(error))
@@ -225,8 +228,6 @@ def path_rows(paths: list[str], chosen: Columns) -> Iterator[Row]:
     Raises:
       UserError: a damaged file.
     """
-    import pyarrow as pa
-
     for path in paths:
         try:
             rows = open_file(path).metadata.num_rows
@@ -238,7 +239,7 @@ def path_rows(paths: list[str], chosen: Columns) -> Iterator[Row]:
                         yield Row(defect='caption_not_utf8')
                         continue
                     yield tables.row_of(*cells)
-        except (OSError, pa.ArrowException) as error:
+        except damages() as error:
             raise UserError(f'cannot read {path}: {one_line(error)}') from error
 
 

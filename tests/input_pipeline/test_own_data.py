@@ -502,6 +502,14 @@ def test_parquet_that_cannot_be_used(tmp_path):
     assert 'is of type' in refusal(tmp_path, tmp_path / 'b.parquet')
 
 
+def test_columns_whose_names_are_not_utf8_are_refused(tmp_path):
+    table = pa.table({'image': [b'a'], 'caption': ['one'], 'nnnn': [1]})
+    pyarrow.parquet.write_table(table, tmp_path / 'a.parquet', store_schema=False)
+    content = (tmp_path / 'a.parquet').read_bytes()
+    (tmp_path / 'a.parquet').write_bytes(content.replace(b'nnnn', b'n\xff\xfen'))
+    assert 'cannot read' in refusal(tmp_path, tmp_path / 'a.parquet')
+
+
 def test_a_damaged_parquet_names_the_row(tmp_path):
     rows = [{'image': {'bytes': os.urandom(3000)}, 'text': ['x']} for _ in range(100)]
     path = tmp_path / 'a.parquet'
