@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.fuzz_mutate import mutate_bytes, mutate_json, mutate_lines
 from input_pipeline import plan, validate
-from input_pipeline.raw.layouts import Request
+from input_pipeline.raw.reader import Request
 from input_pipeline.raw.samples import Seen
 from pgs.errors import UserError
 

@@ -22,7 +22,7 @@ from absl import flags
 from benchmarks import common
 from benchmarks.photo_tars import make_tars
 from input_pipeline import plan, tars, worker
-from input_pipeline.raw.layouts import Request
+from input_pipeline.raw.reader import Request
 from input_pipeline.validate import check_image
 from pgs.utils import cli
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from input_pipeline.held_out_split import HeldOut
 from input_pipeline.raw import layouts, listing, tar_samples
 from input_pipeline.raw.image_files import ImageFiles
-from input_pipeline.raw.layouts import Layout, Reader, Request
+from input_pipeline.raw.layouts import Layout
+from input_pipeline.raw.reader import Reader, Request
 from input_pipeline.raw.samples import Shard
 from input_pipeline.worker import STATE
 from pgs.errors import UserError

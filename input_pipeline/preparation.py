@@ -5,7 +5,6 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import tqdm
 from input_pipeline import records, word_counts
 from input_pipeline.held_out_split import HeldOut
 from input_pipeline.plan import Plan, open_plan, read_state
-from input_pipeline.raw.layouts import Request
-from input_pipeline.validate import REASONS, check_caption, check_image
+from input_pipeline.prepared_report import summed
+from input_pipeline.raw.reader import Request
+from input_pipeline.validate import check_caption, check_image
 from input_pipeline.worker import STATE, prepare_shard, start_worker, words_path
 from pgs.errors import UserError
 from pgs.utils.files import replacing, write_json
 
 REPORT_KEYS = {'present', 'members', 'ignored', 'kept', 'dropped', 'bytes', 'samples', 'cut'}
-SHOWN_CUTS = 10  # damaged shards on the console
 
 
 def prepare(
@@ -196,37 +195,6 @@ def finish(
     return result
 
 
-def summed(
-    reports: list[dict[str, Any]],
-    reasons: collections.Counter[str],
-    missing: list[str],
-    share: float | None,
-) -> dict[str, Any]:
-    """The content of report.json, of the reports of all shards; see `finish`."""
-    result = {
-        'present': sum(r['present'] for r in reports),
-        'kept': sum(r['kept'] for r in reports),
-        'dropped': sum(reasons.values()),
-        'dropped_by_reason': dict(sorted(reasons.items())),
-        'shards': len(reports),
-        'missing_shards': missing,
-        'cut_shards': [r['cut'] for r in reports if r['cut']],
-        'members': sum(r['members'] for r in reports),
-        'ignored_members': sum(r['ignored'] for r in reports),
-        'bytes': sum(r['bytes'] for r in reports),
-    }
-    if captions := sum(r.get('captions_dropped', 0) for r in reports):
-        result['captions_dropped'] = captions
-    if share is not None:
-        held_out = sum(r['held_out']['kept'] for r in reports)
-        result['held_out'] = {
-            'share': share,
-            records.SPLIT: result['kept'] - held_out,
-            records.HELD_OUT_SPLIT: held_out,
-        }
-    return result
-
-
 def splits_of(reports: list[dict[str, Any]], share: float | None) -> dict[str, records.Split]:
     """The splits of a data set that have records."""
     taken = [r.get('held_out', {'kept': 0, 'bytes': 0}) for r in reports]
@@ -292,43 +260,3 @@ def verify(out: str) -> int:
     if read != expected:
         raise UserError(f'{folder} holds {read} records, but its report.json {expected}')
     return read
-
-
-def describe(result: dict[str, Any], out: str) -> str:
-    """The report of `prepare` for the console."""
-    lines = [
-        f'{result["present"]} samples in {result["shards"]} shards: '
-        f'{result["kept"]} kept, {result["dropped"]} dropped',
-        *(
-            f'  {count:>9} {reason:<18} {REASONS[reason]}'
-            for reason, count in result['dropped_by_reason'].items()
-        ),
-    ]
-    if result['missing_shards']:
-        lines.append(f'  {len(result["missing_shards"])} shards were missing: see report.json')
-    for cut in result['cut_shards'][:SHOWN_CUTS]:
-        unit = 'byte' if 'bytes' in cut else 'row'
-        lines.append(
-            f'  {cut["shard"]} is damaged after {unit} {cut[f"intact_{unit}s"]} of {cut[f"{unit}s"]}: '
-            'what is behind is in no count'
-        )
-    if (more := len(result['cut_shards']) - SHOWN_CUTS) > 0:
-        lines.append(f'  {more} more shards are damaged: see report.json')
-    if 'captions_dropped' in result:
-        lines.append(f'  {result["captions_dropped"]} bad captions of images with good ones')
-    lines += held_out_lines(result)
-    scored = result.get('held_out', {}).get(records.HELD_OUT_SPLIT)
-    flags = '--workdir=runs/own' if scored else '--workdir=runs/own --config.eval_every=0'
-    command = f'python main.py --config=configs/own_data.py --config.data.dir={shlex.quote(out)}'
-    lines.append(f'Train on it, a small model, minutes on a CPU: {command} {flags}')
-    return '\n'.join(lines)
-
-
-def held_out_lines(result: dict[str, Any]) -> list[str]:
-    """What was held out, or how to hold out something."""
-    if 'held_out' not in result:
-        return ['No held-out pairs: --held_out=0.05 and a new --out give a score while it trains']
-    taken = result['held_out'][records.HELD_OUT_SPLIT]
-    if not taken:
-        return ['No pair was held out by chance: give a larger --held_out and a new --out']
-    return [f'{taken} of {result["kept"]} are held out, as split {records.HELD_OUT_SPLIT}']

@@ -19,7 +19,7 @@ import sys
 
 from absl import flags
 
-from input_pipeline import held_out_split, preparation
+from input_pipeline import held_out_split, preparation, prepared_report
 from input_pipeline.validate import MIN_SIDE
 from pgs.errors import UserError
 from pgs.utils import cli
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
                 held_out=held_out,
                 workers=WORKERS.value,
             )
-            print(preparation.describe(result, OUT.value))
+            print(prepared_report.describe(result, OUT.value))
         if VERIFY.value:
             print(f'All {preparation.verify(OUT.value)} records of {OUT.value} are intact')
     except KeyboardInterrupt:

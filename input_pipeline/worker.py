@@ -14,7 +14,7 @@ from typing import Any
 from input_pipeline import records
 from input_pipeline.held_out_split import is_held_out
 from input_pipeline.raw import tar_samples
-from input_pipeline.raw.layouts import Reader
+from input_pipeline.raw.reader import Reader
 from input_pipeline.raw.samples import RawSample, Seen, Shard
 from input_pipeline.validate import DropError
 from input_pipeline.word_counts import words_of

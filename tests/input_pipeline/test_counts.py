@@ -3,9 +3,9 @@
 import corpus
 import pytest
 
-from input_pipeline import preparation, worker
+from input_pipeline import preparation, prepared_report, worker
 from input_pipeline.raw import tar_samples, url_rows
-from input_pipeline.raw.layouts import Reader
+from input_pipeline.raw.reader import Reader
 from input_pipeline.raw.samples import Shard
 from pgs.errors import UserError
 
@@ -76,7 +76,7 @@ def test_what_lies_behind_a_cut_is_called_unknown(tmp_path):
     (cut,) = result['cut_shards']
     assert result['present'] == result['kept'] + 1 == cut['samples']
     assert 0 < cut['intact_bytes'] <= cut['bytes'] == len(content) // 2
-    console = preparation.describe(result, str(out))
+    console = prepared_report.describe(result, str(out))
     assert f'is damaged after byte {cut["intact_bytes"]} of {cut["bytes"]}' in console
     assert 'what is behind is in no count' in console
 

@@ -6,7 +6,7 @@ import corpus
 import pytest
 
 from configs import base
-from input_pipeline import held_out_split, preparation, sources, word_counts
+from input_pipeline import held_out_split, preparation, prepared_report, sources, word_counts
 from input_pipeline.held_out_split import HeldOut, is_held_out, split_key
 from pgs.errors import UserError
 
@@ -55,7 +55,7 @@ def test_a_table_becomes_two_splits(photos, tmp_path, capsys):
         result['held_out'] == json.loads((out / 'report.json').read_text())['held_out'] == expected
     )
     assert preparation.verify(str(out)) == 40
-    text = preparation.describe(result, str(out))
+    text = prepared_report.describe(result, str(out))
     assert f'{len(held_out)} of 40 are held out, as split validation' in text
     assert 'Holds out about 10 of 40 samples' in capsys.readouterr().out
     words = word_counts.read(sources.open_folder(out))  # of the training split alone

@@ -12,7 +12,7 @@ import pytest
 from input_pipeline import plan, worker
 from input_pipeline.raw import layouts, listing
 from input_pipeline.raw.image_files import ImageFiles
-from input_pipeline.raw.layouts import Request
+from input_pipeline.raw.reader import Request
 from input_pipeline.raw.samples import RawSample, Seen, rows_a_shard
 from input_pipeline.validate import REASONS, DropError
 from pgs.errors import UserError

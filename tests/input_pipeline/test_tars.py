@@ -11,6 +11,7 @@ import pytest
 
 from input_pipeline import tars, webdataset
 from input_pipeline.raw import layouts, url_rows
+from input_pipeline.raw.reader import Request
 from input_pipeline.raw.samples import Seen, Shard
 from input_pipeline.raw.tar_samples import tar_samples
 from pgs.errors import UserError
@@ -145,7 +146,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / 'images' / '000000000.jpg')
     for source in ('0.tar', 'pairs.tsv', ''):
         with pytest.raises(UserError, match='it is a named pipe, not a file'):
-            layouts.find(layouts.Request(str(tmp_path / source)), '')
+            layouts.find(Request(str(tmp_path / source)), '')
     (tmp_path / 'rows.tsv').write_text('http://a.example/000000000.jpg\tcaption\n')
     images = url_rows.ImageFolder(str(tmp_path / 'images'))
     (shard,) = url_rows.tsv_shards(tmp_path / 'rows.tsv')
