@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tqdm
+
 from input_pipeline.held_out_split import HeldOut
 from input_pipeline.raw import layouts, listing, tar_samples
 from input_pipeline.raw.image_files import ImageFiles
@@ -119,7 +121,7 @@ def write_list(layout: Layout, state: Path) -> listing.Listing:
       UserError: no images, no captions, or none of the first images is found.
     """
     assert layout.rows
-    rows = layout.rows()
+    rows = tqdm.tqdm(layout.rows(), desc='Listing', unit=' rows', delay=2)
     entries = listing.joined(rows, state / DATABASE) if layout.joins else listing.entries_of(rows)
     found = listing.write(entries, state / PARTIAL)
     reader = layout.reader
