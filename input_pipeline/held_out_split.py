@@ -38,7 +38,7 @@ class HeldOut(NamedTuple):
         if self.share * total < 1:
             raise UserError(
                 f'--held_out={self.share} of {total} samples is less than one: give a number of '
-                'pairs, such as --held_out=100'
+                f'pairs, such as --held_out={max(total // 20, 1)}'
             )
         return self.share
 
