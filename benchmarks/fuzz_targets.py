@@ -23,7 +23,10 @@ from benchmarks.fuzz_mutate import (
     mutate_lines,
     mutate_tar,
 )
-from input_pipeline import labels, raw_samples, validate, webdataset
+from benchmarks.fuzz_tables import TABLES
+from input_pipeline import labels, validate, webdataset
+from input_pipeline.raw import tar_samples, url_rows
+from input_pipeline.raw.samples import Seen, Shard
 from pgs.errors import UserError
 
 Mutate = Callable[[random.Random, bytes, list[bytes]], bytes]
@@ -132,8 +135,8 @@ def run_tar(content: bytes, folder: Path) -> None:
     """prepare's reader: what is yielded is what was counted."""
     path = folder / '0.tar'
     path.write_bytes(content)
-    seen = raw_samples.Seen()
-    samples = list(raw_samples.tar_samples(raw_samples.Shard(str(path)), seen))
+    seen = Seen()
+    samples = list(tar_samples.tar_samples(Shard(str(path)), seen))
     assert seen.samples == len(samples)
     assert seen.members == sum(sample.members for sample in samples) + seen.ignored
     assert all(sample.defect is None or sample.defect in validate.REASONS for sample in samples)
@@ -175,10 +178,10 @@ def run_tsv(content: bytes, folder: Path) -> None:
     """Both passes see the same rows, and each row gives one sample."""
     path = folder / 'pairs.tsv'
     path.write_bytes(content)
-    images = raw_samples.ImageFolder(str(folder / 'images'))
-    for shard in raw_samples.tsv_shards(path):
-        seen = raw_samples.Seen()
-        samples = list(raw_samples.tsv_samples(shard, images, seen))
+    images = url_rows.ImageFolder(str(folder / 'images'))
+    for shard in url_rows.tsv_shards(path):
+        seen = Seen()
+        samples = list(url_rows.tsv_samples(shard, images, seen))
         assert len(samples) == shard.rows == seen.members == seen.samples
 
 
@@ -439,6 +442,7 @@ TARGETS = {
     'tar': Target(run_tar, tar_seeds, mutate_tar, weight=6),
     'evaluation tar': Target(run_eval_tar, tar_seeds, mutate_tar, weight=6),
     'tsv': Target(run_tsv, tsv_seeds, mutate_lines, weight=6),
+    **{name: Target(*parts) for name, parts in TABLES.items()},
     'captions': Target(run_caption, caption_seeds, refusals=(validate.DropError,), weight=3),
     'images': Target(run_image, image_seeds, refusals=(validate.DropError,), weight=3),
     'labels': Target(run_label, label_seeds, weight=6),

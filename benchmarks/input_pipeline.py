@@ -5,15 +5,11 @@
 Makes tar shards of 480 x 360 JPEGs from photographs, prepares them, and then measures in turns:
 decoding in TensorFlow without anything else (the upper limit), this pipeline (shuffled read, crop,
 antialiased bicubic resize to 224, tokens), and, with a Python that has open_clip_torch, its
-webdataset loader with two workers on the same tars. Preparation is measured beside plain reading of
-the tars with a validating decode.
+webdataset loader with two workers on the same tars. benchmarks.prepare measures preparing.
 """
 
-import io
 import itertools
-import shutil
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import tensorflow as tf
 from absl import flags
-from PIL import Image
 
 from benchmarks import common
-from input_pipeline import pipeline, preparation, raw_samples, sources, worker
-from input_pipeline.validate import check_image
+from benchmarks.photo_tars import SIZE, make_tars
+from input_pipeline import pipeline, preparation, sources
 from pgs.errors import UserError
-from pgs.masking.object_retention import PHOTOGRAPHS
 from pgs.utils import cli
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
@@ -42,8 +35,6 @@ OPEN_CLIP_PYTHON = flags.DEFINE_string(
 )
 OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Path of the results.')
 
-SIZE = (480, 360)
-SHARDS = 4
 BATCH = 100
 
 # Runs with the other Python: images per second of open_clip's own loader in one pass of the tars.
@@ -65,29 +56,6 @@ for images, texts in info.dataloader:
     seen += len(images)
 print((seen - first) / (time.perf_counter() - start))
 """
-
-
-def make_tars(folder: Path, count: int) -> str:
-    """Writes tars of random 480 x 360 crops of photographs; returns their pattern."""
-    rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f'{shard:05}.tar', 'w') as tar:
-            for i in range(shard * count // SHARDS, (shard + 1) * count // SHARDS):
-                photo = photographs[i % len(photographs)]
-                scale = rng.uniform(0.75, 1.0)
-                w = min(photo.width, photo.height * 4 / 3) * scale
-                h = w * 3 / 4
-                left, top = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
-                view = photo.resize(SIZE, Image.Resampling.BICUBIC, (left, top, left + w, top + h))
-                buffer = io.BytesIO()
-                view.save(buffer, 'JPEG', quality=90)
-                files = (('jpg', buffer.getvalue()), ('txt', f'a photograph, number {i}'.encode()))
-                for suffix, content in files:
-                    member = tarfile.TarInfo(f'{i:09}.{suffix}')
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    return f'{folder}/{{00000..{SHARDS - 1:05}}}.tar'
 
 
 def rate(batches: Iterator, per_batch: int) -> float:
@@ -132,34 +100,6 @@ def open_clip_loader(python: str, pattern: str, count: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def read_and_check(pattern: str) -> float:
-    """Images per second of one process that only reads tars and decodes images to check them."""
-    start, count = time.perf_counter(), 0
-    for path in sorted(Path(pattern).parent.glob('*.tar')):
-        with tarfile.open(path, 'r|') as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                assert file is not None
-                content = file.read()
-                if member.name.endswith('.jpg'):
-                    check_image(content)
-                    count += 1
-    return count / (time.perf_counter() - start)
-
-
-def prepare_once(pattern: str, out: Path) -> float:
-    """Images per second of the preparation in one process, without its start."""
-    shutil.rmtree(out, ignore_errors=True)
-    (out / worker.STATE).mkdir(parents=True)
-    shards = raw_samples.find_shards(pattern)[0]
-    start = time.perf_counter()
-    kept = sum(
-        worker.prepare_shard(shard, i, len(shards), str(out), None)['kept']
-        for i, shard in enumerate(shards)
-    )
-    return kept / (time.perf_counter() - start)
-
-
 def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float]]:
     """Images per second of each measurement in each round.
 
@@ -179,8 +119,6 @@ def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float
         measurements: dict[str, Callable[[], float]] = {
             'decode_alone': lambda: decode_only(encoded),
             'pipeline': lambda: our_pipeline(source, count),
-            'read_and_check': lambda: read_and_check(pattern),
-            'prepare': lambda: prepare_once(pattern, folder / 'again'),
         }
         if python:
             measurements['open_clip'] = lambda: open_clip_loader(python, pattern, count)
@@ -196,7 +134,6 @@ def ratios_of(rates: dict[str, list[float]]) -> dict[str, Any]:
     """Ratios of measurements, round by round: median, smallest and largest."""
     pairs = [
         ('pipeline', 'decode_alone'),
-        ('prepare', 'read_and_check'),
         ('pipeline', 'open_clip'),
     ]
     return {

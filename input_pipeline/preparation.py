@@ -11,45 +11,17 @@ from typing import Any
 
 import tqdm
 
-from input_pipeline import raw_samples, records, word_counts
-from input_pipeline.validate import REASONS, check_caption, check_image
+from input_pipeline import records, word_counts
+from input_pipeline.held_out_split import HeldOut
+from input_pipeline.plan import Plan, open_plan, read_state
+from input_pipeline.prepared_report import summed
+from input_pipeline.raw.reader import Request
+from input_pipeline.validate import check_caption, check_image
 from input_pipeline.worker import STATE, prepare_shard, start_worker, words_path
 from pgs.errors import UserError
-from pgs.utils.files import read_json, replacing, write_json, writing
+from pgs.utils.files import replacing, write_json
 
 REPORT_KEYS = {'present', 'members', 'ignored', 'kept', 'dropped', 'bytes', 'samples', 'cut'}
-SHOWN_CUTS = 10  # damaged shards on the console
-
-
-def open_plan(
-    source: str, images: str | None, out: Path, max_side: int | None
-) -> tuple[list[raw_samples.Shard], list[str]]:
-    """Lists the shards, and records the settings of this preparation in its folder.
-
-    Returns:
-      (shards, paths that the source names but that do not exist).
-
-    Raises:
-      UserError: a source that cannot be used, or a folder with other content or other settings.
-    """
-    if source.endswith('.tsv') != bool(images):
-        raise UserError('a .tsv needs --images=DIR, the folder of its images, and a tar takes none')
-    if images:
-        raw_samples.check_image_folder(images)
-    shards, missing = raw_samples.find_shards(source)
-    plan = {'shards': [list(s) for s in shards], 'images': images, 'max_side': max_side}
-    path = out / STATE / 'plan.json'
-    with writing(f'to --out={out}'):
-        if path.exists() and read_state(path) != plan:
-            raise UserError(
-                f'--out={out} holds another preparation (other shards or --max_side): '
-                'give another folder, or delete it'
-            )
-        if not path.exists() and out.is_dir() and any(out.iterdir()):
-            raise UserError(f'--out={out} is not empty: give a new folder')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, plan)
-    return shards, missing
 
 
 def prepare(
@@ -57,16 +29,23 @@ def prepare(
     out: str,
     *,
     images: str | None = None,
+    image_key: str | None = None,
+    caption_key: str | None = None,
+    template: str | None = None,
     max_side: int | None = None,
+    held_out: HeldOut | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Prepares a data set, or continues after an interruption.
 
     Args:
-      source: tar pattern with braces, folder of tars, or a .tsv file.
+      source: folder, table, JSON of captions, or pattern of tars (docs/data.md).
       out: folder of the prepared data set.
-      images: folder of the images of a .tsv file.
+      images: folder of the images that a table or JSON names.
+      image_key, caption_key: columns of a table; None: found by their names.
+      template: of captions, with {} for the name of an image's folder; None: captions are in files.
       max_side: pixels; larger images are scaled down. None: no limit.
+      held_out: how much becomes a validation split; None: there is none.
       workers: number of processes; None: one per core.
 
     Returns:
@@ -77,23 +56,30 @@ def prepare(
       UserError: a source or folder that cannot be used, or a full disk.
     """
     folder = Path(out).expanduser().absolute()
-    shards, missing = open_plan(source, images, folder, max_side)
-    for path in missing:
+    source, images = os.path.expanduser(source), images and os.path.expanduser(images)
+    request = Request(source, images, image_key, caption_key, template)
+    plan = open_plan(request, folder, max_side, held_out)
+    for path in plan.missing:
         print(f'warning: shard {path} does not exist', file=sys.stderr)
-    reports = finished_reports(folder, len(shards))
+    reports = finished_reports(folder, plan)
     if reports:
-        print(f'{len(reports)} of {len(shards)} shards are already done')
+        print(f'{len(reports)} of {len(plan.shards)} shards are already done')
 
-    run_workers(shards, reports, folder, images=images, max_side=max_side, workers=workers)
-    return finish(folder, [reports[i] for i in range(len(shards))], missing)
+    run_workers(plan, reports, folder, max_side=max_side, workers=workers)
+    return finish(
+        folder,
+        [reports[i] for i in range(len(plan.shards))],
+        list(plan.missing),
+        rows=plan.rows,
+        share=plan.share,
+    )
 
 
 def run_workers(
-    shards: list[raw_samples.Shard],
+    plan: Plan,
     reports: dict[int, dict[str, Any]],
     folder: Path,
     *,
-    images: str | None,
     max_side: int | None,
     workers: int | None,
 ) -> None:
@@ -102,23 +88,27 @@ def run_workers(
     Raises:
       UserError: a shard that could not be written.
     """
-    weights = [1 if images else os.path.getsize(shard.path) for shard in shards]
+    shards = plan.shards
+    weights = [shard.rows or os.path.getsize(shard.path) for shard in shards]
+    in_bytes = plan.reader.kind == 'tar'
     bar = tqdm.tqdm(
         total=sum(weights),
         initial=sum(weights[i] for i in reports),
         desc='Preparing',
-        unit=' shards' if images else 'B',
-        unit_scale=not images,
+        unit='B' if in_bytes else ' rows',
+        unit_scale=in_bytes,
     )
     pool = concurrent.futures.ProcessPoolExecutor(
         workers or os.cpu_count(),
         mp_context=multiprocessing.get_context('spawn'),
         initializer=start_worker,
-        initargs=(images,),
+        initargs=(plan.reader,),
     )
     try:
         futures = {
-            pool.submit(prepare_shard, shard, index, len(shards), str(folder), max_side): index
+            pool.submit(
+                prepare_shard, shard, index, len(shards), str(folder), max_side, plan.share
+            ): index
             for index, shard in enumerate(shards)
             if index not in reports
         }
@@ -138,72 +128,86 @@ def run_workers(
         pool.shutdown(cancel_futures=True)
 
 
-def finished_reports(folder: Path, count: int) -> dict[int, dict[str, Any]]:
+def finished_reports(folder: Path, plan: Plan) -> dict[int, dict[str, Any]]:
     """The reports of the shards that are finished already, by number of the shard."""
-    reports = {}
+    reports, count = {}, len(plan.shards)
+    needed = REPORT_KEYS if plan.share is None else REPORT_KEYS | {'held_out'}
+    splits = [records.SPLIT] if plan.share is None else [records.SPLIT, records.HELD_OUT_SPLIT]
     for index in range(count):
         path = folder / STATE / f'{index:05}.json'
-        if path.exists() and (folder / records.shard_name(index, count)).exists():
+        files = [folder / records.shard_name(index, count, split) for split in splits]
+        if path.exists() and all(file.exists() for file in files):
             report = read_state(path)
-            if isinstance(report, dict) and report.keys() >= REPORT_KEYS:
+            if isinstance(report, dict) and report.keys() >= needed:
                 reports[index] = report
             else:
                 print(f'{path} is damaged or of an older version: its shard is prepared again')
     return reports
 
 
-def read_state(path: Path) -> Any:
-    """The content of a JSON file of this preparation; None if it cannot be read."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None
-
-
-def finish(folder: Path, reports: list[dict[str, Any]], missing: list[str]) -> dict[str, Any]:
+def finish(
+    folder: Path,
+    reports: list[dict[str, Any]],
+    missing: list[str],
+    *,
+    rows: int | None = None,
+    share: float | None = None,
+) -> dict[str, Any]:
     """Writes dropped.jsonl, report.json, the word counts, and then what makes it a data set.
 
     Args:
       folder: of the prepared data set.
       reports: of all shards, in order.
       missing: paths of shards that do not exist.
+      rows: of the source, where they were counted before; None: unknown.
+      share: that was held out; None: none.
 
     Returns:
       The content of report.json.
 
     Raises:
-      UserError: no sample was kept.
+      UserError: no sample was kept, or none for training.
     """
     reasons: collections.Counter[str] = collections.Counter()
     with replacing(folder / 'dropped.jsonl') as file:
         for report in reports:
             reasons.update(report['dropped'])
             file.writelines(f'{json.dumps(sample)}\n'.encode() for sample in report['samples'])
-    kept, dropped = sum(r['kept'] for r in reports), sum(reasons.values())
-    present = sum(r['present'] for r in reports)
-    if present != kept + dropped:
-        raise UserError(
-            f'{present} samples were read, but {kept} kept and {dropped} dropped: a report in '
-            f'{folder / STATE} is wrong; delete {folder} and prepare again'
-        )
-    result = {
-        'present': present,
-        'kept': kept,
-        'dropped': dropped,
-        'dropped_by_reason': dict(sorted(reasons.items())),
-        'shards': len(reports),
-        'missing_shards': missing,
-        'cut_shards': [r['cut'] for r in reports if r['cut']],
-        'members': sum(r['members'] for r in reports),
-        'ignored_members': sum(r['ignored'] for r in reports),
-        'bytes': sum(r['bytes'] for r in reports),
-    }
+    result = summed(reports, reasons, missing, share)
+    kept, dropped = result['kept'], result['dropped']
+    accounts = [('samples', result['present'], kept + dropped)]
+    if rows is not None:
+        accounts.append(('rows', rows, result['members']))
+    for what, present, counted in accounts:
+        if present != counted:
+            raise UserError(
+                f'{present} {what} were read, but {kept} kept and {dropped} dropped samples make '
+                f'{counted}: a report in {folder / STATE} is wrong; delete {folder} and prepare again'
+            )
     write_json(folder / 'report.json', result)
     if not kept:
         raise UserError(f'none of {dropped} samples could be kept: see {folder / "dropped.jsonl"}')
-    write_word_counts(folder, [r['kept'] for r in reports])
-    records.write_metadata(folder, [r['kept'] for r in reports], result['bytes'])
+    splits = splits_of(reports, share)
+    if not sum(splits[records.SPLIT].shard_lengths):
+        raise UserError(f'--held_out took all {kept} samples: give less, and another --out')
+    write_word_counts(folder, splits[records.SPLIT].shard_lengths)
+    records.write_metadata(folder, splits)
     return result
+
+
+def splits_of(reports: list[dict[str, Any]], share: float | None) -> dict[str, records.Split]:
+    """The splits of a data set that have records."""
+    taken = [r.get('held_out', {'kept': 0, 'bytes': 0}) for r in reports]
+    train = [
+        (r['kept'] - t['kept'], r['bytes'] - t['bytes'])
+        for r, t in zip(reports, taken, strict=True)
+    ]
+    splits = {records.SPLIT: records.Split([n for n, _ in train], sum(size for _, size in train))}
+    if share is not None and any(t['kept'] for t in taken):
+        splits[records.HELD_OUT_SPLIT] = records.Split(
+            [t['kept'] for t in taken], sum(t['bytes'] for t in taken)
+        )
+    return splits
 
 
 def write_word_counts(folder: Path, shard_lengths: list[int]) -> None:
@@ -231,44 +235,28 @@ def verify(out: str) -> int:
     from input_pipeline.sources import open_folder  # imports TensorFlow; workers do without it
 
     folder = Path(out).expanduser().absolute()
-    source = open_folder(folder)
-    for index in tqdm.tqdm(range(len(source)), desc='Verifying', unit=' records'):
-        try:
-            record = source[index]
-            check_image(record['image'])
-            check_caption(record['captions'][0])
-        except Exception as error:
-            raise UserError(
-                f'{source.location(index)} is damaged: {error!r}; delete that shard and its report '
-                f'in {STATE}/, then prepare again'
-            ) from error
     report = read_state(folder / 'report.json')
     expected = report.get('kept') if isinstance(report, dict) else None
+    splits = [records.SPLIT]
+    if isinstance(report, dict) and report.get('held_out', {}).get(records.HELD_OUT_SPLIT):
+        splits.append(records.HELD_OUT_SPLIT)
+    read = 0
+    for split in splits:
+        source = open_folder(folder, split)
+        for index in tqdm.tqdm(range(len(source)), desc=f'Verifying {split}', unit=' records'):
+            try:
+                record = source[index]
+                check_image(record['image'])
+                for caption in record['captions']:
+                    check_caption(caption)
+            except Exception as error:
+                raise UserError(
+                    f'{source.location(index)} is damaged: {error!r}; delete that shard and its '
+                    f'report in {STATE}/, then prepare again'
+                ) from error
+        read += len(source)
     if expected is None:
         raise UserError(f'cannot read {folder}/report.json: prepare the folder again')
-    if len(source) != expected:
-        raise UserError(f'{folder} holds {len(source)} records, but its report.json {expected}')
-    return len(source)
-
-
-def describe(result: dict[str, Any], out: str) -> str:
-    """The report of `prepare` for the console."""
-    lines = [
-        f'{result["present"]} samples in {result["shards"]} shards: '
-        f'{result["kept"]} kept, {result["dropped"]} dropped',
-        *(
-            f'  {count:>9} {reason:<18} {REASONS[reason]}'
-            for reason, count in result['dropped_by_reason'].items()
-        ),
-    ]
-    if result['missing_shards']:
-        lines.append(f'  {len(result["missing_shards"])} shards were missing: see report.json')
-    for cut in result['cut_shards'][:SHOWN_CUTS]:
-        lines.append(
-            f'  {cut["shard"]} is damaged after byte {cut["intact_bytes"]} of {cut["bytes"]}: '
-            'what is behind is in no count'
-        )
-    if (more := len(result['cut_shards']) - SHOWN_CUTS) > 0:
-        lines.append(f'  {more} more shards are damaged: see report.json')
-    lines.append(f'Train on it: python main.py --config.data.name=pairs --config.data.dir={out}')
-    return '\n'.join(lines)
+    if read != expected:
+        raise UserError(f'{folder} holds {read} records, but its report.json {expected}')
+    return read

@@ -1,8 +1,13 @@
 """Prepares image-text pairs for training: checks and counts them, and writes record shards.
 
-  python -m input_pipeline.prepare --source='DIR/{00000..01242}.tar' --out=DIR [--max_side=512]
-  python -m input_pipeline.prepare --source=pairs.tsv --images=DIR --out=DIR
+  python -m input_pipeline.prepare --source=PHOTOS --out=DIR [--held_out=0.05] [--max_side=512]
+  python -m input_pipeline.prepare --source=pairs.csv [--images=PHOTOS] --out=DIR
+  python -m input_pipeline.prepare --source='DIR/{00000..01242}.tar' --out=DIR
   python -m input_pipeline.prepare --verify --out=DIR
+
+--source is a folder of images with a NAME.txt beside each NAME.jpg, or with metadata.csv or .jsonl, or
+with folders named after classes (--template='a photo of a {}'); a .csv, .tsv, .jsonl or .parquet, whose
+columns are found by their names; COCO captions or Karpathy's splits as .json; or image-text tars.
 
 Shards are processed in parallel, and each is either finished or absent: after an interruption, the
 same command continues. The finished folder holds record shards that training reads
@@ -14,16 +19,37 @@ import sys
 
 from absl import flags
 
-from input_pipeline import preparation
+from input_pipeline import held_out_split, preparation, prepared_report
 from input_pipeline.validate import MIN_SIDE
 from pgs.errors import UserError
 from pgs.utils import cli
 
 SOURCE = flags.DEFINE_string(
-    'source', None, 'Tar pattern with braces, folder of tars, or a .tsv file.'
+    'source',
+    None,
+    'Folder of images, tars or parquet files; .csv, .tsv, .jsonl, .parquet, .json; tars as a pattern '
+    'with braces.',
 )
-IMAGES = flags.DEFINE_string('images', None, 'Folder of the images of a .tsv file.')
+IMAGES = flags.DEFINE_string(
+    'images', None, 'Folder of the images that a table or JSON names; by default its own folder.'
+)
+IMAGE_KEY = flags.DEFINE_string(
+    'image_key', None, 'Column of the images; by default found by its name.'
+)
+CAPTION_KEY = flags.DEFINE_string(
+    'caption_key', None, 'Column of the captions; by default found by its name.'
+)
+TEMPLATE = flags.DEFINE_string(
+    'template',
+    None,
+    "Caption of the images of a folder of classes, with {} for the class: 'a photo of a {}'.",
+)
 OUT = flags.DEFINE_string('out', None, 'Folder of the prepared data set.')
+HELD_OUT = flags.DEFINE_string(
+    'held_out',
+    None,
+    'Pairs to hold out as validation split: a share (0.01), or about how many (1000).',
+)
 MAX_SIDE = flags.DEFINE_integer(
     'max_side', None, 'Longest side of an image, pixels; larger images are scaled down.'
 )
@@ -41,18 +67,23 @@ def main(argv: list[str]) -> None:
     ):
         if value is not None and value < least:
             raise UserError(f'--{name}={value} must be at least {least}')
+    held_out = None if HELD_OUT.value is None else held_out_split.parse(HELD_OUT.value)
     if not (SOURCE.value or VERIFY.value):
-        raise UserError("--source is missing: give '.../{00000..01242}.tar' or pairs.tsv")
+        raise UserError("--source is missing: a folder, pairs.csv or '.../{00000..01242}.tar'")
     try:
         if SOURCE.value:
             result = preparation.prepare(
                 SOURCE.value,
                 OUT.value,
                 images=IMAGES.value,
+                image_key=IMAGE_KEY.value,
+                caption_key=CAPTION_KEY.value,
+                template=TEMPLATE.value,
                 max_side=MAX_SIDE.value,
+                held_out=held_out,
                 workers=WORKERS.value,
             )
-            print(preparation.describe(result, OUT.value))
+            print(prepared_report.describe(result, OUT.value))
         if VERIFY.value:
             print(f'All {preparation.verify(OUT.value)} records of {OUT.value} are intact')
     except KeyboardInterrupt:

@@ -6,11 +6,11 @@ Imports TensorFlow Datasets only where it is needed, so that worker processes st
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from array_record.python import array_record_module
 
-from input_pipeline.raw_samples import RawSample
+from input_pipeline.raw.samples import RawSample
 from input_pipeline.validate import DropError, check_caption, check_image
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core import example_serializer
 
 NAME = 'pairs'  # of the data sets that `preparation` writes, and of their files
-SPLIT = 'train'
+SPLIT, HELD_OUT_SPLIT = 'train', 'validation'
 VERSION = '1.0.0'
 
 
@@ -51,23 +51,33 @@ def example_of(sample: RawSample, max_side: int | None = None) -> dict[str, Any]
       sample: before any check.
       max_side: pixels; an image with a longer side is scaled down to it.
 
+    Returns:
+      The example; of several captions it has those that pass the checks.
+
     Raises:
-      DropError: a sample to be left out, with the reason.
+      DropError: a sample to be left out, with the reason; that of its first caption if none passes.
     """
     if sample.defect:
         raise DropError(sample.defect)
     if sample.image is None:
         raise DropError('no_image')
-    if sample.caption is None:
+    if not sample.captions:
         raise DropError('no_caption')
-    caption = check_caption(sample.caption)
+    captions, drops = [], []
+    for caption in sample.captions:
+        try:
+            captions.append(check_caption(caption))
+        except DropError as drop:
+            drops.append(drop)
+    if not captions:
+        raise drops[0]
     image = check_image(sample.image, max_side)
-    return {'image': image.jpeg, 'captions': [caption], 'key': sample.key}
+    return {'image': image.jpeg, 'captions': captions, 'key': sample.key}
 
 
-def shard_name(index: int, count: int) -> str:
+def shard_name(index: int, count: int, split: str = SPLIT) -> str:
     """The file name that TFDS expects of shard `index` of `count`."""
-    return f'{NAME}-{SPLIT}.array_record-{index:05}-of-{count:05}'
+    return f'{NAME}-{split}.array_record-{index:05}-of-{count:05}'
 
 
 class ShardWriter:
@@ -112,28 +122,43 @@ class ShardWriter:
             self._partial.unlink(missing_ok=True)
 
 
-def write_metadata(folder: Path, shard_lengths: list[int], num_bytes: int) -> None:
+class Split(NamedTuple):
+    """The size of a split."""
+
+    shard_lengths: list[int]  # records of each shard
+    num_bytes: int  # of all records
+
+
+def write_metadata(folder: Path, splits: dict[str, Split]) -> None:
     """Writes the files that make a folder of shards a TFDS data set; called last.
 
     Args:
       folder: of the shards.
-      shard_lengths: records of each shard.
-      num_bytes: size of all records.
+      splits: by name.
     """
     import tensorflow_datasets as tfds
 
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=NAME, split=SPLIT, filetype_suffix='array_record'
-    )
-    info = tfds.core.SplitInfo(
-        name=SPLIT, shard_lengths=shard_lengths, num_bytes=num_bytes, filename_template=template
-    )
+    templates = {
+        name: tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=NAME, split=name, filetype_suffix='array_record'
+        )
+        for name in splits
+    }
+    infos = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=split.shard_lengths,
+            num_bytes=split.num_bytes,
+            filename_template=templates[name],
+        )
+        for name, split in splits.items()
+    ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=features(),
-        split_infos=[info],
+        split_infos=infos,
         version=VERSION,
-        filename_template=template,
+        filename_template=templates[SPLIT],
         check_data=False,  # the check reads with tf.data, which does not support ArrayRecord
         description='Image-text pairs, checked and prepared for training.',
     )

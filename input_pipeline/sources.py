@@ -145,15 +145,15 @@ def open_split(
     return Records(builder, split, skip=skip)
 
 
-def open_folder(folder: Path) -> Records:
-    """Opens the train split of a folder that `input_pipeline.prepare` wrote.
+def open_folder(folder: Path, split: str = 'train') -> Records:
+    """Opens a split of a folder that `input_pipeline.prepare` wrote.
 
     Raises:
       UserError: another folder.
     """
     if not (folder / 'dataset_info.json').is_file():
         raise UserError(f'{folder} is not a prepared data set: run input_pipeline.prepare first')
-    return Records(tfds.builder_from_directory(str(folder)), 'train')
+    return Records(tfds.builder_from_directory(str(folder)), split)
 
 
 def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:

@@ -40,9 +40,13 @@ REASONS = {
     'caption_not_utf8': 'a caption that is not UTF-8',
     'caption_too_long': f'a caption of more than {MAX_CAPTION_BYTES} bytes',
     'duplicate_key': 'a key that the same shard had before',
-    'unsafe_name': 'an absolute name, one with .. in it, or one that is not UTF-8',
+    'unsafe_name': 'a name that leaves its folder, is absolute, or is not UTF-8',
     'not_a_file': 'a link, a device, a pipe or another special file',
-    'shard_cut': 'the sample at which a damaged or cut tar ends',
+    'shard_cut': 'the sample at which a damaged or cut tar or parquet file ends',
+    'image_is_url': 'a URL where a file is expected',
+    'broken_row': 'a row that is no JSON object, has a lone quote, or values that are no text',
+    'row_too_long': 'a row of a table of more than 1 MiB',
+    'other_split': "an image of Karpathy's splits val and test, which are for evaluation",
 }
 
 

@@ -4,27 +4,33 @@ Must not import TensorFlow or JAX at its head: every worker would wait for them.
 """
 
 import collections
+import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from input_pipeline import raw_samples, records
+from input_pipeline import records
+from input_pipeline.held_out_split import is_held_out
+from input_pipeline.raw import tar_samples
+from input_pipeline.raw.reader import Reader
+from input_pipeline.raw.samples import RawSample, Seen, Shard
 from input_pipeline.validate import DropError
 from input_pipeline.word_counts import words_of
 from pgs.errors import UserError
 from pgs.utils.files import write_json
 
 STATE = 'shards'  # folder with a report and the words of each finished shard
-_images: raw_samples.ImageFolder | None = None  # of a worker process, listed once
+# Of a worker process: streams the samples of a shard, and counts what is read.
+_read: Callable[[Shard, Seen], Iterator[RawSample]] = tar_samples.tar_samples
 
 
-def start_worker(images: str | None) -> None:
+def start_worker(reader: Reader) -> None:
     """Runs once in each worker process."""
-    global _images
+    global _read
     warnings.filterwarnings('ignore', module='PIL')  # about damaged EXIF; the pixels decide
-    _images = raw_samples.ImageFolder(images) if images else None
+    _read = reader.open()
 
 
 def words_path(folder: Path, index: int) -> Path:
@@ -32,25 +38,24 @@ def words_path(folder: Path, index: int) -> Path:
     return folder / STATE / f'{index:05}.words.json'
 
 
-def samples_of(shard: raw_samples.Shard, seen: raw_samples.Seen) -> Iterator[raw_samples.RawSample]:
-    """Streams the samples of a tar, or of rows of a TSV, and counts what is read."""
-    if _images is not None:
-        return raw_samples.tsv_samples(shard, _images, seen)
-    return raw_samples.tar_samples(shard, seen)
-
-
 def prepare_shard(
-    shard: raw_samples.Shard, index: int, count: int, out: str, max_side: int | None
+    shard: Shard,
+    index: int,
+    count: int,
+    out: str,
+    max_side: int | None,
+    share: float | None = None,
 ) -> dict[str, Any]:
-    """Writes one shard, the words of its captions, and then its report; runs in a worker process.
+    """Writes one shard of each split, the words of its captions, and then its report.
 
-    An interruption leaves no incomplete file under either name.
+    Runs in a worker process. An interruption leaves no incomplete file under its name.
 
     Args:
       shard: what to read.
       index, count: number of this shard, of how many.
       out: the prepared folder.
       max_side: pixels; larger images are scaled down. None: no limit.
+      share: of the samples that is held out; None: there is no such split.
 
     Returns:
       The content of the report: numbers of samples that were read, kept and dropped, bytes, dropped
@@ -62,20 +67,30 @@ def prepare_shard(
     folder = Path(out)
     reasons: collections.Counter[str] = collections.Counter()
     words: collections.Counter[str] = collections.Counter()
-    dropped, kept, members = [], 0, 0
-    seen = raw_samples.Seen()
-    with records.ShardWriter(folder / records.shard_name(index, count)) as writer:
-        for sample in samples_of(shard, seen):
+    dropped, members, captions_dropped = [], 0, 0
+    seen = Seen()
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                records.ShardWriter(folder / records.shard_name(index, count, split))
+            )
+            for split in (records.SPLIT, records.HELD_OUT_SPLIT)[: 1 if share is None else 2]
+        ]
+        for sample in _read(shard, seen):
             members += sample.members
             try:
                 example = records.example_of(sample, max_side)
-                writer.write(example)
-                kept += 1
-                words.update(word for caption in example['captions'] for word in words_of(caption))
             except DropError as drop:
                 reason = drop.args[0]
                 reasons[reason] += 1
                 dropped.append({'key': sample.key, 'shard': shard.path, 'reason': reason})
+                continue
+            captions_dropped += len(sample.captions) - len(example['captions'])
+            held_out = share is not None and is_held_out(sample.group or sample.key, share)
+            writers[held_out].write(example)
+            if not held_out:
+                words.update(word for caption in example['captions'] for word in words_of(caption))
+        kept = sum(writer.records for writer in writers)
         check_counts(shard, seen, decided=kept + sum(reasons.values()), members=members)
     report = {
         'present': seen.samples,
@@ -83,18 +98,20 @@ def prepare_shard(
         'ignored': seen.ignored,
         'kept': kept,
         'dropped': dict(reasons),
-        'bytes': writer.bytes,
+        'bytes': sum(writer.bytes for writer in writers),
         'samples': dropped,
         'cut': cut_of(shard, seen) if seen.cut else None,
     }
+    if captions_dropped:
+        report['captions_dropped'] = captions_dropped
+    if share is not None:
+        report['held_out'] = {'kept': writers[1].records, 'bytes': writers[1].bytes}
     write_json(words_path(folder, index), words)
     write_json(folder / STATE / f'{index:05}.json', report)
     return report
 
 
-def check_counts(
-    shard: raw_samples.Shard, seen: raw_samples.Seen, *, decided: int, members: int
-) -> None:
+def check_counts(shard: Shard, seen: Seen, *, decided: int, members: int) -> None:
     """Compares what was read of a shard with what was decided about it.
 
     Args:
@@ -111,8 +128,8 @@ def check_counts(
         'samples': (seen.samples, decided),
         'members': (seen.members, members + seen.ignored),
     }
-    if shard.rows:
-        lost['rows'] = (shard.rows, seen.members)
+    if shard.rows and not seen.cut:
+        lost['rows'] = (shard.rows, seen.rows)
     for what, (present, counted) in lost.items():
         if present != counted:
             raise UserError(
@@ -121,12 +138,10 @@ def check_counts(
             )
 
 
-def cut_of(shard: raw_samples.Shard, seen: raw_samples.Seen) -> dict[str, Any]:
-    """Where a damaged shard ends, for the report: what is behind that byte is unknown."""
-    return {
-        'shard': shard.path,
-        'samples': seen.samples,
-        'intact_bytes': seen.end,
-        'bytes': os.path.getsize(shard.path),
-        'why': seen.cut,
-    }
+def cut_of(shard: Shard, seen: Seen) -> dict[str, Any]:
+    """Where a damaged shard ends, for the report: what is behind that place is unknown."""
+    if shard.rows:
+        place = {'intact_rows': seen.end, 'rows': shard.first_row + shard.rows}
+    else:
+        place = {'intact_bytes': seen.end, 'bytes': os.path.getsize(shard.path)}
+    return {'shard': shard.path, 'samples': seen.samples, **place, 'why': seen.cut}

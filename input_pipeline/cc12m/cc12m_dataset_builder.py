@@ -12,15 +12,18 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from input_pipeline import raw_samples, records
+from input_pipeline import records
+from input_pipeline.raw import tar_samples
+from input_pipeline.raw.samples import Shard
 from input_pipeline.validate import DropError
+from pgs.errors import UserError
 
 
 def examples_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (key, example) of the samples to keep; counts dropped ones by reason, in Beam."""
     beam = tfds.core.lazy_imports.apache_beam
     shard = os.path.basename(path).removesuffix('.tar')
-    for sample in raw_samples.tar_samples(raw_samples.Shard(path)):
+    for sample in tar_samples.tar_samples(Shard(path)):
         try:
             example = records.example_of(sample)
         except DropError as drop:
@@ -45,8 +48,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager, pipeline) -> dict:
         del pipeline
-        shards, _ = raw_samples.find_shards(os.fspath(dl_manager.manual_dir))
-        return {'train': self._generate_examples([shard.path for shard in shards])}
+        paths = tar_samples.tars_in(os.fspath(dl_manager.manual_dir))
+        if not paths:
+            raise UserError(f'no .tar file in --manual_dir={dl_manager.manual_dir}')
+        return {'train': self._generate_examples(paths)}
 
     def _generate_examples(self, paths: list[str]):
         beam = tfds.core.lazy_imports.apache_beam

@@ -3,8 +3,10 @@
 import corpus
 import pytest
 
-from input_pipeline import preparation, raw_samples, worker
-from input_pipeline.raw_samples import Shard
+from input_pipeline import preparation, prepared_report, worker
+from input_pipeline.raw import tar_samples, url_rows
+from input_pipeline.raw.reader import Reader
+from input_pipeline.raw.samples import Shard
 from pgs.errors import UserError
 
 IMAGE = corpus.encoded(corpus.photo(0, (20, 20)))
@@ -40,22 +42,22 @@ def test_a_lost_sample_stops_the_preparation(tmp_path, monkeypatch, fault, words
     shard = good_tar(tmp_path / '0.tar')
     out = tmp_path / 'out'
     (out / worker.STATE).mkdir(parents=True)
-    real = raw_samples.tar_samples
-    monkeypatch.setattr(raw_samples, 'tar_samples', lambda *args: fault(real(*args)))
+    real = tar_samples.tar_samples
+    monkeypatch.setattr(worker, '_read', lambda *args: fault(real(*args)))
     with pytest.raises(UserError, match=words):
         worker.prepare_shard(shard, 0, 1, str(out), None)
     assert [p for p in out.rglob('*') if p.is_file()] == []
-    monkeypatch.setattr(raw_samples, 'tar_samples', real)
+    monkeypatch.setattr(worker, '_read', real)
     report = worker.prepare_shard(shard, 0, 1, str(out), None)
     assert (report['present'], report['kept']) == (4, 4)
     assert (report['members'], report['ignored'], report['cut']) == (12, 4, None)
 
 
 def test_a_tsv_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, '_images', raw_samples.ImageFolder(str(tmp_path)))
+    monkeypatch.setattr(worker, '_read', Reader('url', str(tmp_path)).open())
     path = tmp_path / 'pairs.tsv'
     path.write_text('http://a.example/1.jpg\ta\n' * 3)
-    ((shard,), _) = raw_samples.find_shards(str(path))
+    (shard,) = url_rows.tsv_shards(path)
     path.write_text('http://a.example/1.jpg\ta\n' * 2)
     (tmp_path / 'out' / worker.STATE).mkdir(parents=True)
     with pytest.raises(UserError, match='3 rows were read, but 2 are accounted for'):
@@ -74,7 +76,7 @@ def test_what_lies_behind_a_cut_is_called_unknown(tmp_path):
     (cut,) = result['cut_shards']
     assert result['present'] == result['kept'] + 1 == cut['samples']
     assert 0 < cut['intact_bytes'] <= cut['bytes'] == len(content) // 2
-    console = preparation.describe(result, str(out))
+    console = prepared_report.describe(result, str(out))
     assert f'is damaged after byte {cut["intact_bytes"]} of {cut["bytes"]}' in console
     assert 'what is behind is in no count' in console
 

@@ -9,8 +9,11 @@ import tracemalloc
 import corpus
 import pytest
 
-from input_pipeline import raw_samples, tars, webdataset
-from input_pipeline.raw_samples import Seen, Shard, tar_samples
+from input_pipeline import tars, webdataset
+from input_pipeline.raw import layouts, url_rows
+from input_pipeline.raw.reader import Request
+from input_pipeline.raw.samples import Seen, Shard
+from input_pipeline.raw.tar_samples import tar_samples
 from pgs.errors import UserError
 
 IMAGE = corpus.encoded(corpus.photo(0, (20, 20)))
@@ -133,7 +136,7 @@ def test_long_names_and_pax_sizes_are_read(tmp_path):
         ((_, _), (_, _)) = read = list(tars.stream(tmp_path / '0.tar'))
         assert [m.name for _, m in read] == [name + '.jpg', name + '.txt']
         (sample,) = tar_samples(Shard(str(tmp_path / '0.tar')))
-        assert (sample.key, sample.image, sample.caption) == (name, IMAGE, 'café'.encode())
+        assert (sample.key, sample.image, sample.captions) == (name, IMAGE, ('café'.encode(),))
 
 
 def test_a_pipe_is_refused_at_once(tmp_path):
@@ -143,11 +146,11 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / 'images' / '000000000.jpg')
     for source in ('0.tar', 'pairs.tsv', ''):
         with pytest.raises(UserError, match='it is a named pipe, not a file'):
-            raw_samples.find_shards(str(tmp_path / source))
+            layouts.find(Request(str(tmp_path / source)), '')
     (tmp_path / 'rows.tsv').write_text('http://a.example/000000000.jpg\tcaption\n')
-    images = raw_samples.ImageFolder(str(tmp_path / 'images'))
-    ((shard,), _) = raw_samples.find_shards(str(tmp_path / 'rows.tsv'))
-    assert [s.defect for s in raw_samples.tsv_samples(shard, images)] == ['not_a_file']
+    images = url_rows.ImageFolder(str(tmp_path / 'images'))
+    (shard,) = url_rows.tsv_shards(tmp_path / 'rows.tsv')
+    assert [s.defect for s in url_rows.tsv_samples(shard, images)] == ['not_a_file']
     folder = tmp_path / 'set' / 'test'
     folder.mkdir(parents=True)
     (folder.parent / 'dataset_type.txt').write_text('retrieval')
@@ -165,7 +168,7 @@ def test_rows_of_a_tsv_are_bounded(tmp_path):
     """A row of 10 MB, one without an end, an impossible URL: counted, the others are read."""
     (tmp_path / 'images').mkdir()
     (tmp_path / 'images' / '000000004.jpg').write_bytes(IMAGE)
-    exact = b'x' * (raw_samples.MAX_ROW_BYTES - 1)
+    exact = b'x' * (url_rows.MAX_ROW_BYTES - 1)
     rows = [
         b'a' * 10_000_000 + b'\n',
         b'http://[\tno address\n',
@@ -175,12 +178,12 @@ def test_rows_of_a_tsv_are_bounded(tmp_path):
         exact + b'yy',
     ]
     (tmp_path / 'pairs.tsv').write_bytes(b''.join(rows))
-    (shard,) = raw_samples.tsv_shards(tmp_path / 'pairs.tsv')
+    (shard,) = url_rows.tsv_shards(tmp_path / 'pairs.tsv')
     assert shard.rows == 6
-    images = raw_samples.ImageFolder(str(tmp_path / 'images'))
+    images = url_rows.ImageFolder(str(tmp_path / 'images'))
     seen = Seen()
-    samples = list(raw_samples.tsv_samples(shard, images, seen))
+    samples = list(url_rows.tsv_samples(shard, images, seen))
     assert seen.samples == len(samples) == 6
     assert [s.defect for s in samples] == ['caption_too_long', *[None] * 4, 'caption_too_long']
-    assert (samples[4].image, samples[4].caption) == (IMAGE, b'good')
+    assert (samples[4].image, samples[4].captions) == (IMAGE, (b'good',))
     assert [s.image for s in samples[:4]] == [None] * 4
