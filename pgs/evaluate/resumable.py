@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pgs.convert import load_model
+from pgs.convert.parameters import fingerprint
 from pgs.errors import UserError
 from pgs.evaluate import results_file
 from pgs.evaluate.context import ClassWeights
@@ -54,7 +55,7 @@ def evaluate_checkpoint(
     header: dict[str, Any] = {
         'name': row_name or results_file.row_name(checkpoint, mask.label if mask else ''),
         'checkpoint': loaded.source,
-        'weights': results_file.fingerprint(loaded.params),
+        'weights': fingerprint(loaded.params),
     }
     if mask is not None:
         header['masking'] = mask.settings
