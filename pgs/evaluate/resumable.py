@@ -32,6 +32,7 @@ def evaluate_checkpoint(
     model_config: str | None = None,
     masking: str = WHOLE,
     row_name: str | None = None,
+    authors_weights: bool = False,
     batch_size: int,
 ) -> dict[str, Any]:
     """Loads a model onto all devices and scores it; see `evaluate`.
@@ -43,6 +44,7 @@ def evaluate_checkpoint(
       data_root: folder of the sets.
       out: results file.
       row_name: of the model in pgs.report; by default, the checkpoint's.
+      authors_weights: the weights are those of the paper's authors, which pgs.report says.
       batch_size: images or texts per device.
 
     Raises:
@@ -57,6 +59,8 @@ def evaluate_checkpoint(
         'checkpoint': loaded.source,
         'weights': fingerprint(loaded.params),
     }
+    if authors_weights:
+        header['authors_weights'] = True
     if mask is not None:
         header['masking'] = mask.settings
     root = os.path.abspath(os.path.expanduser(data_root))
@@ -78,8 +82,8 @@ def evaluate(
       data_root: folder of the sets.
       out: results file; its results are kept if they are of the same weights, data
         and masks.
-      header: checkpoint, name, weights (fingerprint) and, where images are masked, masking, for the
-        file.
+      header: checkpoint, name, weights (fingerprint) and, where they apply, authors_weights and
+        masking, for the file.
 
     Returns:
       The file's content: header, data_root, tasks {name: results_file.entry},
