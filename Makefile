@@ -1,7 +1,7 @@
 # make train   set up .venv and run the main job on the embedded data, minutes on a CPU
 # make compare   train the quickstart with no, a random and the PGS mask, and compare what each is worth
 # make test    set up .venv and run the tests
-# make test-torch   set up .venv with PyTorch, run the tests against OpenCLIP, transformers, clip-benchmark
+# make test-torch   set up .venv with PyTorch and wandb, run the tests against OpenCLIP, transformers, clip-benchmark, wandb
 # make lint    ruff: lint and format check
 # make types   mypy
 # make wheel   build the package into build/wheel
@@ -45,12 +45,14 @@ compare: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
-$(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+$(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt -r requirements-wandb.txt
 	@touch $@
 
+TORCH_TESTS := tests/convert/test_convert_torch.py tests/convert/test_authors_weights.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
+
 test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/convert/test_convert_torch.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TORCH_TESTS) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoints_kept_every = 0  # steps whose multiples are kept as well; 0: none
     config.checkpoint_best = ''  # score whose best checkpoint is kept as well: 'eval/val_loss'
     config.profile_steps = 0  # number of steps to trace for TensorBoard's profiler
+    config.tracker = ''  # 'wandb': metrics, config, results and figures go there as well
 
     # --- Faults (docs/reliability.md) ---
     config.max_skipped = 3  # steps in a row without a finite loss and gradient that stop the run

@@ -39,7 +39,7 @@ class Key(NamedTuple):
       above, below: low or high itself is excluded.
       besides: single values that are valid outside the range.
       choices: all valid texts, of 'texts' each one; (): any.
-      empty: an empty text is valid.
+      empty: an empty text is valid, besides the choices.
     """
 
     kind: Literal['whole number', 'number', 'switch', 'text', 'texts', 'range', 'rows']
@@ -117,6 +117,12 @@ TABLE: dict[str, Key] = {
         empty=True,
     ),
     'profile_steps': count('steps to trace for the profiler; 0: none', low=0),
+    'tracker': text(
+        'a service that gets metrics, config, results and figures as well '
+        '([training.md](training.md#tracking)); empty: none',
+        choices=('wandb',),
+        empty=True,
+    ),
     'max_skipped': count(
         'steps in a row without a finite loss and gradient after which the run stops '
         '([diagnosis.md](diagnosis.md))'
@@ -298,12 +304,11 @@ def check_value(key: str, value: Any, default: Any) -> None:
     row = TABLE[key]
     if row.kind == 'texts' and isinstance(value, str):
         raise UserError(f"config.{key}={shown(value)} must be a tuple, such as ('{value}',)")
-    if row.choices and isinstance(value, str) and value not in row.choices:
+    known = ('', *row.choices) if row.empty else row.choices
+    if row.choices and isinstance(value, str) and value not in known:
         near = difflib.get_close_matches(value, row.choices, n=1)
         hint = f'did you mean {near[0]!r}? ' if near else ''
-        raise UserError(
-            f'config.{key}={shown(value)} is unknown: {hint}take one of {", ".join(row.choices)}'
-        )
+        raise UserError(f'config.{key}={shown(value)} is unknown: {hint}take {describe(row)}')
     if not fits(row, value):
         remedy = nearest(row, value)
         ending = f'; the default is {default!r}' if remedy is None else f': take {remedy}'
@@ -378,7 +383,7 @@ def describe(row: Key) -> str:
     if row.choices and row.kind == 'texts':
         return f'a tuple of {" and ".join(row.choices)}, such as ({row.choices[0]!r},)'
     if row.choices:
-        return f'one of {", ".join(row.choices)}'
+        return f'one of {", ".join(row.choices)}' + (', or an empty text' if row.empty else '')
     words = {
         'switch': 'True or False',
         'text': 'a text' if row.empty else 'a text that is not empty',

@@ -11,6 +11,7 @@ from pgs import sharding
 from pgs.build import check_config
 from pgs.convert.architecture import with_architecture
 from pgs.run import checkpoint, init_from, lock, provenance, summary
+from pgs.run import tracker as trackers
 from pgs.run import workdir as workdirs
 from pgs.run.data import is_smoke_test
 from pgs.run.evaluations import scores_line
@@ -49,6 +50,7 @@ def train(
     phases.enter('open')
     config = with_architecture(config, absolute(workdir))
     check_config(config, devices=jax.device_count(), platform=jax.default_backend())
+    distributed.on_primary(lambda: trackers.check(config.tracker))
     run = open_run(config, absolute(workdir))
     initial = init_from.read_initial(run.config, run.workdir)
     with contextlib.ExitStack() as stack:  # closed in reverse, after an error or a signal as well
@@ -110,7 +112,10 @@ def train_and_score(
     distributed.on_primary(
         lambda: cut_back(run.workdir, resume_step=start, total_steps=total, copy=copy)
     )
-    log = MetricLog(run.workdir if distributed.is_primary() else None)
+    tracker = trackers.start(config, run.workdir) if distributed.is_primary() else None
+    if tracker is not None:
+        stack.enter_context(exits.closed(tracker))
+    log = MetricLog(run.workdir if distributed.is_primary() else None, tracker)
     stack.enter_context(exits.closed(log))
     stack.enter_context(distributed.ends_together())
     phases.enter('score')
@@ -135,7 +140,7 @@ def train_and_score(
     if not distributed.is_primary():
         return {}
     phases.enter('figures')
-    return summary.finish(
+    results = summary.finish(
         run.config,
         run.job.model,
         params,
@@ -145,6 +150,10 @@ def train_and_score(
         rate=rate,
         workdir=run.workdir,
     )
+    if tracker is not None:
+        phases.enter('track', patience=trackers.PATIENCE)
+        tracker.finish(results, run.workdir)
+    return results
 
 
 def record_start(run: Run, step: int) -> None:

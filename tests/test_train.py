@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_wandb
 from conftest import shrunk_quickstart, sigterm_at_saves
 from PIL import Image
 
@@ -58,11 +59,20 @@ def comparable(workdir):
 
 
 @pytest.fixture(scope='module')
-def whole_run(tmp_path_factory):
+def wandb(tmp_path_factory):
+    """A stand-in of the library, of which whole_run opens a page."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield small_wandb.install(patch, tmp_path_factory.mktemp('pages'))
+
+
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory, wandb):
     config = shrunk_quickstart(total_steps=30)
     config.eval_masked = True
     workdir = tmp_path_factory.mktemp('runs') / 'whole'
-    return config, workdir, train(config, workdir)
+    tracked = config.copy_and_resolve_references()
+    tracked.tracker = 'wandb'
+    return config, workdir, train(tracked, workdir)
 
 
 def test_writes_all_that_the_readme_promises(whole_run):
@@ -86,6 +96,21 @@ def test_writes_all_that_the_readme_promises(whole_run):
     assert records[-1]['eval/masked/val_loss'] == results['masked/val_loss'] != results['val_loss']
     assert 'eval/masked/image_recall@5' in records[0]
     assert records[1]['loss'] == pytest.approx(np.log(16), rel=0.7)
+
+
+def test_the_tracker_gets_what_a_run_writes(whole_run, wandb):
+    _, workdir, results = whole_run
+    page = wandb.pages[0]
+    assert page.options['config']['tracker'] == 'wandb'
+    *lines, figures = page.lines
+    assert lines == read_metrics(workdir / 'metrics.jsonl')
+    assert figures['step'] == 30
+    for name in ('masks', 'curves'):
+        with Image.open(workdir / 'figures' / f'{name}.png') as image:
+            assert figures[f'figures/{name}'] == image.size
+    assert page.summary == {f'results/{name}': value for name, value in results.items()}
+    assert page.saved == ['results.json']
+    assert page.exit_code == 0
 
 
 def test_a_crash_and_a_resumption_give_bit_identical_metrics(whole_run, tmp_path, monkeypatch):

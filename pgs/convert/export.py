@@ -1,4 +1,4 @@
-"""Writes a model in one of three layouts, completely or not at all."""
+"""Writes a model in one of three layouts, with its card, completely or not at all."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
+from pgs.convert.card import LIBRARIES, Facts, write_card
 from pgs.convert.load import HF_WEIGHTS, Checkpoint
 from pgs.convert.open_clip import METADATA_KEY, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from pgs.errors import UserError
@@ -32,13 +33,16 @@ def check_out(out: str | os.PathLike) -> Path:
     return folder
 
 
-def export(loaded: Checkpoint, kind: str, out: str | os.PathLike) -> list[str]:
+def export(
+    loaded: Checkpoint, kind: str, out: str | os.PathLike, facts: Facts | None = None
+) -> list[str]:
     """Writes a model to a new folder.
 
     Args:
       loaded: the model, with numpy parameters.
       kind: 'orbax', 'open_clip' or 'hf'.
       out: folder, absent or empty.
+      facts: for the model card of 'open_clip' and 'hf'; see card.read_facts.
 
     Returns:
       The names of the files and folders that were written.
@@ -52,6 +56,9 @@ def export(loaded: Checkpoint, kind: str, out: str | os.PathLike) -> list[str]:
         with writing(f'--out={out}', 'give another folder'):
             partial.mkdir(parents=True)
             WRITERS[kind](partial, loaded)
+            if kind in LIBRARIES:
+                card = write_card(folder.name, kind, loaded, facts or Facts())
+                (partial / 'README.md').write_text(card, encoding='utf-8')
             names = sorted(path.name for path in partial.iterdir())
             partial.replace(folder)  # also replaces an empty folder
     finally:

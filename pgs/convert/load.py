@@ -14,11 +14,17 @@ from pgs.convert import hugging_face, open_clip, open_clip_config, orbax_folder
 from pgs.convert.open_clip import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from pgs.convert.parameters import check_architecture, layout_of
 from pgs.convert.positions import resize_image
+from pgs.convert.shards import INDEX, read_shards
 from pgs.convert.tensors import SUFFIXES, Weights, check_tensors, first_of, read_tensors
 from pgs.errors import UserError
 from pgs.models.clip import CLIP, build_model
 
-HF_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+HF_WEIGHTS = (  # in the order in which transformers looks for them
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
 KINDS = ('open_clip', 'hf', 'orbax')
 ACCEPTED = (
     'a workdir of main.py, a folder of python -m pgs.convert, an OpenCLIP file '
@@ -133,10 +139,9 @@ def read_hugging_face(folder: Path) -> Weights:
     if pixels.is_file():
         content = open_clip_config.read_json(pixels)
         open_clip_config.check_pixels(content, pixels.name, 'image_mean', 'image_std')
+    read_files = read_shards if path.name.endswith(INDEX) else read_tensors
     weights: dict[str, np.ndarray] = {
-        name: array
-        for name, array in read_tensors(path).items()
-        if name not in hugging_face.BUFFERS
+        name: array for name, array in read_files(path).items() if name not in hugging_face.BUFFERS
     }
     expected = layout_of(
         architecture, lambda p: hugging_face.from_open_clip(open_clip.from_params(p))

@@ -3,12 +3,14 @@
 An architecture is a mapping like config.model, with the keys ARCHITECTURE_KEYS.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from configs import base
 from pgs.config_table import check_value, flat
@@ -66,6 +68,15 @@ def check_params(params: dict[str, Any], architecture: dict[str, Any], where: st
 def count(params: dict[str, Any]) -> int:
     """Number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def fingerprint(params: Any) -> str:
+    """16 hex digits that identify a tree of weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def summary(architecture: dict[str, Any], params: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Reads tensors by name from safetensors and PyTorch files without running code, and checks them."""
 
+import argparse
 import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +55,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a file of torch.save, which may hold only tensors and plain values."""
+    """The state dict in a file of torch.save, which may hold only tensors and plain values.
+
+    A training checkpoint may also hold its arguments as an argparse.Namespace, which is left out.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith('/constants.pkl') for name in archive.namelist()):
@@ -70,7 +74,9 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             'pip install -r requirements-torch.txt, or give a .safetensors file'
         ) from error
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        # A namespace holds attributes and has no code of its own; what is in it is restricted too.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged or hostile pickle can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if 'eights only load failed' in reason or 'weights_only' in reason:

@@ -29,6 +29,9 @@ TASKS = flags.DEFINE_list('tasks', ['paper'], 'Tasks and groups.')
 DATA_ROOT = flags.DEFINE_string('data_root', '~/clip_benchmark', 'Folder of the sets.')
 OUT = flags.DEFINE_string('out', 'results.json', 'Results file, written task by task.')
 NAME = flags.DEFINE_string('name', None, "Row's name in pgs.report; the checkpoint's by default.")
+AUTHORS = flags.DEFINE_boolean(
+    'authors_weights', False, "The weights are those of the paper's authors: pgs.report says so."
+)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 64, 'Images or texts per device.', lower_bound=1)
 
 
@@ -47,6 +50,7 @@ def main(argv: list[str]) -> None:
         model_config=MODEL_CONFIG.value,
         masking=MASKING.value,
         row_name=NAME.value,
+        authors_weights=AUTHORS.value,
         batch_size=BATCH_SIZE.value,
     )
     in_tables = results['tasks'].keys() & GROUPS['paper']

@@ -6,24 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from pgs.convert.tensors import SUFFIXES
 from pgs.errors import UserError
 from pgs.evaluate.data import Task
 from pgs.utils.files import read_json, write_json, writing
 
 COUNTS = ('n', 'n_texts', 'n_cut')
-
-
-def fingerprint(params: Any) -> str:
-    """16 hex digits that identify a tree of weights."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def model_id(header: Mapping[str, Any]) -> str:

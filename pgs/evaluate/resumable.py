@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pgs.convert import load_model
+from pgs.convert.parameters import fingerprint
 from pgs.errors import UserError
 from pgs.evaluate import results_file
 from pgs.evaluate.context import ClassWeights
@@ -31,6 +32,7 @@ def evaluate_checkpoint(
     model_config: str | None = None,
     masking: str = WHOLE,
     row_name: str | None = None,
+    authors_weights: bool = False,
     batch_size: int,
 ) -> dict[str, Any]:
     """Loads a model onto all devices and scores it; see `evaluate`.
@@ -42,6 +44,7 @@ def evaluate_checkpoint(
       data_root: folder of the sets.
       out: results file.
       row_name: of the model in pgs.report; by default, the checkpoint's.
+      authors_weights: the weights are those of the paper's authors, which pgs.report says.
       batch_size: images or texts per device.
 
     Raises:
@@ -54,8 +57,10 @@ def evaluate_checkpoint(
     header: dict[str, Any] = {
         'name': row_name or results_file.row_name(checkpoint, mask.label if mask else ''),
         'checkpoint': loaded.source,
-        'weights': results_file.fingerprint(loaded.params),
+        'weights': fingerprint(loaded.params),
     }
+    if authors_weights:
+        header['authors_weights'] = True
     if mask is not None:
         header['masking'] = mask.settings
     root = os.path.abspath(os.path.expanduser(data_root))
@@ -77,8 +82,8 @@ def evaluate(
       data_root: folder of the sets.
       out: results file; its results are kept if they are of the same weights, data
         and masks.
-      header: checkpoint, name, weights (fingerprint) and, where images are masked, masking, for the
-        file.
+      header: checkpoint, name, weights (fingerprint) and, where they apply, authors_weights and
+        masking, for the file.
 
     Returns:
       The file's content: header, data_root, tasks {name: results_file.entry},

@@ -10,13 +10,16 @@ from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Tabl
 from pgs.report.peers import ROW_NAMES, peer_rows
 from pgs.utils.files import read_json, reason
 
+AUTHORS = "(authors' weights)"  # after the name of such a row
+OURS = '(ours)'  # after the name of another row, if a published one has the same
+
 
 class Results(NamedTuple):
     """The content of one results.json.
 
     Attributes:
       path: as given.
-      name: of the row.
+      name: of the row; it says so where the weights are those of the paper's authors.
       checkpoint: the model that was scored; '' if the file does not name it.
       relative_training_time: training time relative to the unmasked CLIP; None if not measured.
       shares: (task, metric) -> share in [0, 1], for the tasks of the tables.
@@ -42,7 +45,7 @@ def read_all(paths: list[str]) -> list[Results]:
     for path in paths:
         results = read_results(path)
         if results.name in RELATIVE_TRAINING_TIME.keys() | ROW_NAMES:
-            results = results._replace(name=f'{results.name} (ours)')
+            results = results._replace(name=f'{results.name} {OURS}')
         for earlier in rows:
             if earlier.name == results.name:
                 raise UserError(
@@ -68,6 +71,12 @@ def read_results(path: str) -> Results:
     name = content.get('name')
     if not isinstance(name, str) or not name.split():
         raise UserError(f"{path} has no 'name' for its row: write one into it")
+    name = ' '.join(name.split())
+    authors = content.get('authors_weights', False)
+    if not isinstance(authors, bool):
+        raise UserError(f'{path}: authors_weights is {shown(authors)}: write true, or leave it out')
+    if authors:
+        name = f'{name} {AUTHORS}'
     relative = content.get('relative_training_time')
     if relative is not None and (not is_number(relative) or relative <= 0):
         raise UserError(
@@ -82,7 +91,7 @@ def read_results(path: str) -> Results:
             shares[task, metric] = share
     other_tasks = sorted(content['tasks'].keys() - {task for task, _ in needed})
     checkpoint = str(content.get('checkpoint') or '')
-    return Results(path, ' '.join(name.split()), checkpoint, relative, shares, other_tasks)
+    return Results(path, name, checkpoint, relative, shares, other_tasks)
 
 
 def read_content(path: str) -> dict[str, Any]:

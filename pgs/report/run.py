@@ -14,7 +14,8 @@ from pgs.utils.files import absolute, replacing, writing
 
 SOURCE = (
     'Figures in percent. First the rows of Pei et al., CVPR 2025, arXiv 2503.17080, as published '
-    '(ViT-B/16, CC12M, 32 epochs), then those of other papers, with a numbered note each, then ours.'
+    '(ViT-B/16, CC12M, 32 epochs), then those of other papers, with a numbered note each, then those '
+    "of our evaluations; (authors' weights): of weights that the paper's authors published."
 )
 BEST = 'Bold: the best of its column, ties included, of the rows that have it.'
 

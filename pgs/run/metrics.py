@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard and one console line."""
+"""The metrics of a run: metrics.jsonl, TensorBoard, a tracker and one console line."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from etils import epath
 from pgs.run.events import Events
 from pgs.run.metrics_file import NAME
 from pgs.run.metrics_file import read_metrics as read_metrics
+from pgs.run.tracker import Tracker
 from pgs.utils.console import format_seconds
 from pgs.utils.files import writing
 
@@ -17,13 +18,13 @@ REMEDY = 'free or repair the disk; the same command resumes the run'
 
 
 class MetricLog:
-    """Writes scalars by step, at the end of metrics.jsonl and for TensorBoard.
+    """Writes scalars by step, at the end of metrics.jsonl, for TensorBoard and for a tracker.
 
     Without a workdir nothing is written; of several processes only the first one writes.
     """
 
-    def __init__(self, workdir: epath.Path | None):
-        self._file = None
+    def __init__(self, workdir: epath.Path | None, tracker: Tracker | None = None):
+        self._file, self._tracker = None, tracker
         if workdir is None:
             return
         self._path = workdir / NAME
@@ -38,6 +39,8 @@ class MetricLog:
             self._file.write(json.dumps({'step': step} | scalars) + '\n')
             self._file.flush()
         self._tensorboard.write(step, scalars)
+        if self._tracker is not None:
+            self._tracker.write(step, scalars)
 
     def sync(self) -> None:
         """Waits until the lines are on the disk, so that a checkpoint never outlives them."""

@@ -24,6 +24,7 @@ FREE_KEYS = {
     'checkpoints_kept_every',
     'checkpoint_best',
     'profile_steps',
+    'tracker',
     'max_skipped',
     'failed_saves_allowed',
     'silence_limit',

@@ -18,6 +18,7 @@ DOING = {
     'save': 'saving a checkpoint',
     'score': 'scoring',
     'figures': 'drawing the figures',
+    'track': 'sending the results to the tracker',
     'close': 'closing files and readers',
 }
 

@@ -372,6 +372,7 @@ def test_an_output_folder_is_written_completely_or_not_at_all(small, tmp_path, m
     assert [p.name for p in tmp_path.iterdir() if p.name != 'full'] == ['empty']
     assert not any((tmp_path / 'empty').iterdir())
     assert export(small, 'open_clip', tmp_path / 'empty') == [
+        'README.md',
         CONFIGS['open_clip'],
         WEIGHTS['open_clip'],
     ]

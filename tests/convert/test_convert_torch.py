@@ -13,11 +13,13 @@ import pytest
 torch = pytest.importorskip('torch')
 open_clip = pytest.importorskip('open_clip')
 transformers = pytest.importorskip('transformers')
+huggingface_hub = pytest.importorskip('huggingface_hub')
 
 from small_clip import batch, same_trees, small_checkpoint  # noqa: E402
 
 from pgs.convert import load_model  # noqa: E402
 from pgs.convert import open_clip_config as configs  # noqa: E402
+from pgs.convert.card import Facts  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
 from pgs.convert.load import read  # noqa: E402
 from pgs.convert.open_clip import from_params  # noqa: E402
@@ -80,6 +82,35 @@ def test_what_transformers_saves_is_read(small, tmp_path):
     again = read(tmp_path / 'again')
     same_trees(again.params, small.params)
     assert again.config == small.config
+
+
+def test_what_transformers_saves_in_several_files_is_read(small, tmp_path):
+    export(small, 'hf', tmp_path / 'out')
+    model = transformers.CLIPModel.from_pretrained(tmp_path / 'out')
+    model.save_pretrained(tmp_path / 'again', max_shard_size='100KB')
+    assert len(list((tmp_path / 'again').glob('model-*.safetensors'))) > 2
+    same_trees(read(tmp_path / 'again').params, small.params)
+    parts = [
+        p.tolist() for p in np.array_split(sorted(model.state_dict()), 2)
+    ]  # as older versions saved them
+    (tmp_path / 'old').mkdir()
+    for number, names in enumerate(parts):
+        torch.save({n: model.state_dict()[n] for n in names}, tmp_path / 'old' / f'{number}.bin')
+    index = {n: f'{number}.bin' for number, names in enumerate(parts) for n in names}
+    (tmp_path / 'old' / 'pytorch_model.bin.index.json').write_text(
+        json.dumps({'weight_map': index})
+    )
+    (tmp_path / 'old' / 'config.json').write_text((tmp_path / 'out' / 'config.json').read_text())
+    same_trees(read(tmp_path / 'old').params, small.params)
+
+
+@pytest.mark.parametrize(('kind', 'library'), [('open_clip', 'open_clip'), ('hf', 'transformers')])
+def test_the_hub_reads_the_model_card(small, tmp_path, kind, library):
+    export(small, kind, tmp_path / 'out', Facts(license='apache-2.0'))
+    data = huggingface_hub.ModelCard.load(tmp_path / 'out' / 'README.md').data
+    assert (data.license, data.library_name) == ('apache-2.0', library)
+    assert data.pipeline_tag == 'zero-shot-image-classification'
+    assert data.tags == ['clip', 'clip-pgs']
 
 
 def state_dict(small, prefix=''):
