@@ -9,7 +9,6 @@ webdataset loader with two workers on the same tars. Preparation is measured bes
 the tars with a validating decode.
 """
 
-import io
 import itertools
 import shutil
 import subprocess
@@ -21,16 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import tensorflow as tf
 from absl import flags
-from PIL import Image
 
 from benchmarks import common
+from benchmarks.photo_tars import SIZE, make_tars
 from input_pipeline import pipeline, preparation, raw_samples, sources, worker
 from input_pipeline.validate import check_image
 from pgs.errors import UserError
-from pgs.masking.object_retention import PHOTOGRAPHS
 from pgs.utils import cli
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
@@ -42,7 +39,6 @@ OPEN_CLIP_PYTHON = flags.DEFINE_string(
 )
 OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Path of the results.')
 
-SIZE = (480, 360)
 SHARDS = 4
 BATCH = 100
 
@@ -65,29 +61,6 @@ for images, texts in info.dataloader:
     seen += len(images)
 print((seen - first) / (time.perf_counter() - start))
 """
-
-
-def make_tars(folder: Path, count: int) -> str:
-    """Writes tars of random 480 x 360 crops of photographs; returns their pattern."""
-    rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f'{shard:05}.tar', 'w') as tar:
-            for i in range(shard * count // SHARDS, (shard + 1) * count // SHARDS):
-                photo = photographs[i % len(photographs)]
-                scale = rng.uniform(0.75, 1.0)
-                w = min(photo.width, photo.height * 4 / 3) * scale
-                h = w * 3 / 4
-                left, top = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
-                view = photo.resize(SIZE, Image.Resampling.BICUBIC, (left, top, left + w, top + h))
-                buffer = io.BytesIO()
-                view.save(buffer, 'JPEG', quality=90)
-                files = (('jpg', buffer.getvalue()), ('txt', f'a photograph, number {i}'.encode()))
-                for suffix, content in files:
-                    member = tarfile.TarInfo(f'{i:09}.{suffix}')
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    return f'{folder}/{{00000..{SHARDS - 1:05}}}.tar'
 
 
 def rate(batches: Iterator, per_batch: int) -> float:
@@ -171,7 +144,7 @@ def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         print(f'Making {count} images of {SIZE[0]} x {SIZE[1]}', flush=True)
-        pattern = make_tars(folder, count)
+        pattern = make_tars(folder, count, SHARDS)
         preparation.prepare(pattern, str(folder / 'out'), workers=2)
         source = sources.open_folder(folder / 'out')
         encoded = [source[i]['image'] for i in range(len(source))]

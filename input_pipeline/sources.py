@@ -197,8 +197,8 @@ def open_split(
     return Records(builder, split, skip=skip)
 
 
-def open_folder(folder: str | os.PathLike) -> Records:
-    """Opens the train split of a folder that `input_pipeline.prepare` wrote, local or gs://.
+def open_folder(folder: str | os.PathLike, split: str = 'train') -> Records:
+    """Opens a split of a folder that `input_pipeline.prepare` wrote, local or gs://.
 
     Raises:
       UserError: another folder, or an address that cannot be read.
@@ -207,7 +207,7 @@ def open_folder(folder: str | os.PathLike) -> Records:
     if not is_prepared(path, f'cannot read {path}'):
         raise UserError(f'{folder} is not a prepared data set: run input_pipeline.prepare first')
     with buckets.errors_named(f'cannot read {path}'):
-        return Records(tfds.builder_from_directory(path), 'train')
+        return Records(tfds.builder_from_directory(path), split)
 
 
 def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:

@@ -48,6 +48,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # a client that has read enough
+            super().handle()
+
     def do_CONNECT(self):
         """A client that takes this server for its proxy, whatever host it asks for."""
         self.send_response(200)

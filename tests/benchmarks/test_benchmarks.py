@@ -16,7 +16,8 @@ from benchmarks.plots import bars_figure
 from pgs.compile.aot import masks_nothing
 from pgs.errors import UserError
 
-NAMES = ['step', 'masking', 'input_pipeline', 'versus_open_clip', 'scaling', 'masked_inference']
+NAMES = ['step', 'masking', 'input_pipeline', 'window', 'versus_open_clip', 'scaling']
+NAMES += ['masked_inference']
 ROOT = Path(__file__).parents[2]
 
 

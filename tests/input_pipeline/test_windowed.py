@@ -9,7 +9,9 @@ import pytest
 
 from configs import base
 from input_pipeline import sources, windowed
+from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
+from pgs.run import skips
 from pgs.run.data import open_data, training_batches
 from pgs.train import train
 
@@ -86,6 +88,17 @@ def test_a_mixture_of_a_bucket_and_a_folder(config, sharded, bucket):
     mixed = batches(config, sharded, stop=4)
     config.data.mixture = (('pairs', str(sharded), 1.0), ('pairs', str(sharded), 1.0))
     assert_equal(mixed, batches(config, sharded, stop=4))
+
+
+def test_the_report_of_a_diverged_run_names_the_records_of_the_windows(config, sharded):
+    config.data.dir = str(sharded)
+    data = open_data(config)
+    source = data.train[0][0]
+    batch = next(training_batches(config, data, 4, np.arange(16)))
+    named = skips.records_of(5, config, data.train)
+    tokens = {source.location(i): source[i]['captions'][0].decode() for i in range(len(source))}
+    expected = tokenize([tokens[place] for place in named], 8)
+    np.testing.assert_array_equal(batch['tokens'], expected)
 
 
 def test_an_epoch_needs_two_requests_a_shard_where_a_full_shuffle_needs_one_a_record(
