@@ -8,8 +8,8 @@ import tqdm
 from matplotlib.figure import Figure
 from PIL import Image
 
-from input_pipeline.images import open_image
 from input_pipeline.buckets import is_bucket
+from input_pipeline.images import open_image
 from input_pipeline.sources import Records, captions_of, open_folder
 from input_pipeline.tokenizer import CONTEXT_LENGTH, tokenize
 from pgs.errors import UserError
