@@ -14,13 +14,13 @@ SIZE = (480, 360)
 SHARDS = 4
 
 
-def make_tars(folder: Path, count: int) -> str:
+def make_tars(folder: Path, count: int, shards: int = SHARDS) -> str:
     """Writes tars of random 480 x 360 crops of photographs; returns their pattern."""
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
-    for shard in range(SHARDS):
+    for shard in range(shards):
         with tarfile.open(folder / f'{shard:05}.tar', 'w') as tar:
-            for i in range(shard * count // SHARDS, (shard + 1) * count // SHARDS):
+            for i in range(shard * count // shards, (shard + 1) * count // shards):
                 photo = photographs[i % len(photographs)]
                 scale = rng.uniform(0.75, 1.0)
                 w = min(photo.width, photo.height * 4 / 3) * scale
@@ -34,4 +34,4 @@ def make_tars(folder: Path, count: int) -> str:
                     member = tarfile.TarInfo(f'{i:09}.{suffix}')
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-    return f'{folder}/{{00000..{SHARDS - 1:05}}}.tar'
+    return f'{folder}/{{00000..{shards - 1:05}}}.tar'

@@ -53,10 +53,19 @@ def get_config() -> ml_collections.ConfigDict:
     # --- Data ---
     config.data = ml_collections.ConfigDict()
     config.data.name = 'cc12m'  # an embedded set (docs/data.md), or a TFDS name in data.dir
-    config.data.dir = '~/tensorflow_datasets'  # a prepared folder, or a folder of TFDS data sets
+    # A prepared folder, or a folder of TFDS data sets; local or gs://
+    config.data.dir = '~/tensorflow_datasets'
     # Rows (name, dir, weight) to train on; name and dir are then used for held-out scores only.
     config.data.mixture = ()
     config.data.skip_unreadable = False  # True: skip damaged records with a warning; False: stop
+    config.data.shuffle = 'full'  # or 'window': shards are read whole, for buckets (docs/data.md)
+    config.data.window_streams = 16  # window: parts of a batch, divided among the processes
+    config.data.window_shards = 4  # window: shards of a stream whose records are mixed
+    # window: folder of copies; '': shards of gs:// only, in data.cache_dir/shards
+    config.data.window_cache = ''
+    config.data.window_cache_gb = (
+        0.0  # window: largest size of a process's copies; 0: the free disk
+    )
     config.data.cache_dir = '~/.cache/clip_pgs'  # of the embedded data sets
     config.data.train_split = 'train'
     config.data.validation_split = 'validation'  # no held-out scores if the data set lacks it

@@ -8,11 +8,12 @@ import tqdm
 from matplotlib.figure import Figure
 from PIL import Image
 
+from input_pipeline.buckets import is_bucket
 from input_pipeline.images import open_image
 from input_pipeline.sources import Records, captions_of, open_folder
 from input_pipeline.tokenizer import CONTEXT_LENGTH, tokenize
 from pgs.errors import UserError
-from pgs.utils.files import writing
+from pgs.utils.files import absolute, writing
 
 SHEET_ROWS, SHEET_COLUMNS, THUMBNAIL = 5, 8, 128
 BAR = 40  # characters of the longest bar
@@ -32,7 +33,8 @@ def inspect(folder: str, sheet: str | None, sample: int) -> str:
 
     Args:
       folder: the data set.
-      sheet: file of the contact sheet; None: contact_sheet.png in the folder.
+      sheet: file of the contact sheet; None: contact_sheet.png in the folder, of a bucket in
+        the current one.
       sample: number of records to read.
 
     Returns:
@@ -41,12 +43,13 @@ def inspect(folder: str, sheet: str | None, sample: int) -> str:
     Raises:
       UserError: not a prepared folder, no readable record, or a sheet that cannot be written.
     """
-    path = Path(folder).expanduser().absolute()
+    path = absolute(folder)
     source = open_folder(path)
     rows, broken = read_sample(source, sample)
     if not rows:
         raise UserError(f'none of {len(broken)} records of {folder} can be read: {broken[0]}')
-    sheet_path = Path(sheet) if sheet else path / 'contact_sheet.png'
+    here = Path() if is_bucket(path) else Path(path)
+    sheet_path = Path(sheet) if sheet else here / 'contact_sheet.png'
     with writing(str(sheet_path), 'give another --sheet'):
         contact_sheet(rows).savefig(sheet_path, dpi=120)
     tokens = (tokenize([row.caption for row in rows], 512) > 0).sum(axis=1)

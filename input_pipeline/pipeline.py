@@ -7,7 +7,7 @@ sample, T tokens, g samples of a group.
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,6 +108,7 @@ def train_batches(
     crop_scale: tuple[float, float],
     mask_text: TextMask = text_masking.truncate,
     rows: np.ndarray | None = None,
+    order: Callable[[int], np.ndarray] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the steps start_step .. total_steps - 1; each depends only on (seed, step).
 
@@ -124,6 +125,8 @@ def train_batches(
       crop_scale: smallest and largest area of the random resized crop, as shares of the image.
       mask_text: shortens captions to the context length, see `text_masking`.
       rows: rows of the global batch that this host reads, ascending; None: all.
+      order: step -> int64 (b,), indices of this host's rows into the concatenated sources; None: a
+        shuffle of all records.
 
     Yields:
       {'images': uint8 (b, image_size, image_size, 3), 'tokens': int32 (b, context_length)}, where
@@ -139,10 +142,23 @@ def train_batches(
     lengths = [len(source) for source, _ in sources]
     weights = [weight for _, weight in sources]
 
-    def plan(step):
+    def ordered(step):
+        assert order is not None
+        try:
+            return order(step)
+        except UserError as error:
+            reader.failure = error  # tf.data keeps only the text of an error
+            raise
+
+    def chosen(step):
+        if order is not None:
+            return tf.numpy_function(ordered, [step], tf.int64, stateful=False)
         indices = sampler.batch_indices(
             step, seed=seed, batch_size=batch_size, lengths=lengths, weights=weights
         )
+        return tf.gather(indices, rows)
+
+    def plan(step):
         # Drawn for the global batch, so that a sample's crop does not depend on its host.
         key = tf.stack([tf.cast(seed, tf.int64), step])
         draws = tf.random.stateless_uniform([batch_size, 1 + crops.DRAWS], key)
@@ -153,7 +169,7 @@ def train_batches(
             maxval=tf.int64.max,
             dtype=tf.int64,
         )
-        mine = [tf.gather(values, rows) for values in (indices, draws, text_seeds)]
+        mine = [chosen(step), *(tf.gather(values, rows) for values in (draws, text_seeds))]
         encoded, boxes, tokens = tf.numpy_function(
             reader.read, mine, (tf.string, tf.int32, tf.int32), stateful=False
         )

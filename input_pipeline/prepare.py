@@ -12,10 +12,12 @@ columns are found by their names; COCO captions or Karpathy's splits as .json; o
 Shards are processed in parallel, and each is either finished or absent: after an interruption, the
 same command continues. The finished folder holds record shards that training reads
 (--config.data.dir=DIR), report.json with the numbers of kept and dropped samples, dropped.jsonl, and
-word_counts_train.json for --config.text_masking.strategy=frequency.
+word_counts_train.json for --config.text_masking.strategy=frequency. --out=gs://BUCKET/DIR prepares in
+a local folder (--scratch) and then copies it to the bucket.
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -44,7 +46,10 @@ TEMPLATE = flags.DEFINE_string(
     None,
     "Caption of the images of a folder of classes, with {} for the class: 'a photo of a {}'.",
 )
-OUT = flags.DEFINE_string('out', None, 'Folder of the prepared data set.')
+OUT = flags.DEFINE_string('out', None, 'Folder of the prepared data set, local or gs://.')
+SCRATCH = flags.DEFINE_string(
+    'scratch', None, 'Local folder of a data set for gs://; by default in ~/.cache/clip_pgs.'
+)
 HELD_OUT = flags.DEFINE_string(
     'held_out',
     None,
@@ -70,11 +75,20 @@ def main(argv: list[str]) -> None:
     held_out = None if HELD_OUT.value is None else held_out_split.parse(HELD_OUT.value)
     if not (SOURCE.value or VERIFY.value):
         raise UserError("--source is missing: a folder, pairs.csv or '.../{00000..01242}.tar'")
+    out = OUT.value
+    if in_bucket := '://' in OUT.value:
+        from input_pipeline import upload  # imports TensorFlow; workers do without it
+
+        out = str(upload.scratch_folder(OUT.value, SCRATCH.value))
+        upload.check_target(OUT.value)
+        print(f'Prepares in {out}, then copies to {OUT.value}', flush=True)
+    elif SCRATCH.value is not None:
+        raise UserError('--scratch is for --out=gs://BUCKET/FOLDER only: leave it out')
     try:
         if SOURCE.value:
             result = preparation.prepare(
                 SOURCE.value,
-                OUT.value,
+                out,
                 images=IMAGES.value,
                 image_key=IMAGE_KEY.value,
                 caption_key=CAPTION_KEY.value,
@@ -83,9 +97,11 @@ def main(argv: list[str]) -> None:
                 held_out=held_out,
                 workers=WORKERS.value,
             )
-            print(prepared_report.describe(result, OUT.value))
+            print(prepared_report.describe(result, out))
         if VERIFY.value:
-            print(f'All {preparation.verify(OUT.value)} records of {OUT.value} are intact')
+            print(f'All {preparation.verify(out)} records of {out} are intact')
+        if in_bucket:
+            print(upload.describe(out, OUT.value, upload.upload(Path(out), OUT.value)))
     except KeyboardInterrupt:
         sys.exit('\nstopped: finished shards are kept, the same command continues')
 

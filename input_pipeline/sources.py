@@ -1,18 +1,23 @@
 """Random-access record sources: embedded sets, prepared folders, TFDS data sets, mixtures."""
 
 import bisect
+import copy
+import functools
 import itertools
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
+from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import openmoji, scenes
+from input_pipeline import buckets, openmoji, scenes
+from input_pipeline.shard_cache import ShardCache
 from pgs.errors import UserError
-from pgs.utils.files import writing
+from pgs.utils.files import absolute, writing
 
 # Data sets that are built on first use: name -> function(cache_dir) -> prepared TFDS builder.
 EMBEDDED = {'openmoji': openmoji.prepare, 'openmoji_scenes': scenes.prepare}
@@ -25,9 +30,11 @@ class Records:
     is replaced by the next readable record, with one warning for each record.
 
     Attributes:
-      folder: of the files.
+      folder: of the files, local or gs://.
       split: its name.
       shards: {file name: number of records}.
+      files: path or address of each shard.
+      bytes: size of all records.
       unreadable: indices of the records that were replaced.
     """
 
@@ -38,14 +45,19 @@ class Records:
             if isinstance(feature, tfds.features.Image)
         }
         info = builder.info.splits[split]
-        self.folder, self.split = Path(builder.data_dir), split
+        self.folder, self.split = epath.Path(builder.data_dir), split
         self.shards = {
             path.name: length
             for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
         }
-        self._files = [str(path) for path in info.filepaths]
+        self.files = [os.fspath(path) for path in info.filepaths]
+        self.bytes = info.num_bytes
         self._ends = list(itertools.accumulate(info.shard_lengths))
-        self._source = builder.as_data_source(split, decoders=encoded)
+        self._decode = functools.partial(
+            builder.info.features.deserialize_example_np, decoders=encoded
+        )
+        source = builder.as_data_source(split, decoders=encoded)
+        self._read: Callable[[list[int]], list[dict[str, Any]]] = source.__getitems__
         self._skip = skip
         self.unreadable: set[int] = set()
 
@@ -56,14 +68,33 @@ class Records:
         """'record 17 of FILE', for messages."""
         shard = bisect.bisect_right(self._ends, index)
         start = self._ends[shard - 1] if shard else 0
-        return f'record {index - start} of {self._files[shard]}'
+        return f'record {index - start} of {self.files[shard]}'
+
+    def through(self, cache: ShardCache) -> 'Records':
+        """The same records, read from whole copies of the shards in a cache."""
+        twin = copy.copy(self)
+        twin._read = functools.partial(self._read_copies, cache)
+        return twin
+
+    def _read_copies(self, cache: ShardCache, indices: list[int]) -> list[dict[str, Any]]:
+        places: dict[int, list[int]] = {}  # shard -> places of its records in `indices`
+        for place, index in enumerate(indices):
+            places.setdefault(bisect.bisect_right(self._ends, index), []).append(place)
+        encoded: dict[int, bytes] = {}
+        for shard, mine in places.items():
+            start = self._ends[shard - 1] if shard else 0
+            reader = cache.reader(self.files[shard])
+            encoded |= zip(mine, reader.read([indices[p] - start for p in mine]), strict=True)
+        return [self._decode(encoded[place]) for place in range(len(indices))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         try:
-            return self._source.__getitems__(indices)
+            return self._read(indices)
+        except UserError:  # of the cache: no shard, and not only no record
+            raise
         except Exception:  # the type depends on how the C++ reader meets the damage
             return [self._read_one(i) for i in indices]
 
@@ -71,7 +102,9 @@ class Records:
         for step in range(len(self)):
             candidate = (index + step) % len(self)
             try:
-                return self._source.__getitems__([candidate])[0]
+                return self._read([candidate])[0]
+            except UserError:
+                raise
             except Exception as error:
                 where = self.location(candidate)
                 if not self._skip:
@@ -82,7 +115,7 @@ class Records:
                 if candidate not in self.unreadable:
                     self.unreadable.add(candidate)
                     print(f'warning: skipped {where} ({len(self.unreadable)} unreadable so far)')
-        raise UserError(f'no record of {self._files[0]} or its other shards can be read')
+        raise UserError(f'no record of {self.files[0]} or its other shards can be read')
 
 
 def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBuilder:
@@ -100,28 +133,47 @@ def open_builder(name: str, folder: str, cache_dir: str) -> tfds.core.DatasetBui
     if name in EMBEDDED:
         with writing(f'{name} to config.data.cache_dir={cache_dir!r}', 'give a writable folder'):
             return EMBEDDED[name](cache_dir)
-    path = os.path.expanduser(folder)
-    if '://' in path:
-        raise UserError(
-            f'config.data.dir={folder!r}: ArrayRecord reads local paths only; mount the bucket '
-            '(gcsfuse) or copy the data set to a local disk'
-        )
+    path, what = os.path.expanduser(folder), f'config.data.dir={folder!r}'
+    buckets.check_scheme(what, path)
     absent = UserError(
         f'config.data.name={name!r}: no prepared data set in config.data.dir={folder!r}; '
         f'prepare one (docs/data.md), or use --config.data.name={" or ".join(EMBEDDED)}'
     )
     try:
-        if (Path(path) / 'dataset_info.json').is_file():
+        if is_prepared(path, f'cannot read {what}'):
             builder = tfds.builder_from_directory(path)
         else:
             builder = tfds.builder(name, data_dir=path)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except (
+        tfds.core.registered.DatasetNotFoundError,
+        tf.errors.NotFoundError,
+        ValueError,
+        OSError,
+    ) as error:
         raise absent from error
+    except tf.errors.OpError as error:
+        raise UserError(f'cannot read {what}: {buckets.explain(error)}') from error
     if not builder.info.splits:  # TFDS knows the name, but the data set is not built here
         raise absent
     if {'image', 'captions'} - set(builder.info.features):
         raise UserError(f'data set {name!r} in {folder!r} lacks the features image and captions')
     return builder
+
+
+def is_prepared(path: str, what: str) -> bool:
+    """Whether a folder or an address is itself a data set.
+
+    Args:
+      path: of the folder.
+      what: cannot be done without an answer, for messages.
+
+    Raises:
+      UserError: see `buckets.exists`.
+    """
+    info = f'{path.rstrip("/")}/dataset_info.json'
+    return buckets.exists(what, info) if buckets.is_bucket(path) else os.path.isfile(info)
 
 
 def open_split(
@@ -145,15 +197,17 @@ def open_split(
     return Records(builder, split, skip=skip)
 
 
-def open_folder(folder: Path, split: str = 'train') -> Records:
-    """Opens a split of a folder that `input_pipeline.prepare` wrote.
+def open_folder(folder: str | os.PathLike, split: str = 'train') -> Records:
+    """Opens a split of a folder that `input_pipeline.prepare` wrote, local or gs://.
 
     Raises:
-      UserError: another folder.
+      UserError: another folder, or an address that cannot be read.
     """
-    if not (folder / 'dataset_info.json').is_file():
+    path = os.fspath(absolute(folder))
+    if not is_prepared(path, f'cannot read {path}'):
         raise UserError(f'{folder} is not a prepared data set: run input_pipeline.prepare first')
-    return Records(tfds.builder_from_directory(str(folder)), split)
+    with buckets.errors_named(f'cannot read {path}'):
+        return Records(tfds.builder_from_directory(path), split)
 
 
 def mixture_rows(data: ConfigDict) -> list[tuple[str, str, float]]:

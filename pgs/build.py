@@ -5,7 +5,7 @@ Nothing runs here but the configured mask, on two small images; nothing is writt
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -128,9 +128,39 @@ def check_config(config: ConfigDict, *, devices: int, platform: str) -> None:
         )
     weights = [weight for _, _, weight in sources.mixture_rows(config.data)]
     sampler.batch_shares(weights, config.batch_size)
+    check_window(config, weights)
     mesh_shape(config.mesh, config.batch_size, devices)
     job = build(config, total_steps=config.total_steps or 1, platform=platform)
     check_microbatches(config, job.strategy, devices)
+
+
+def check_window(config: ConfigDict, weights: Sequence[float]) -> None:
+    """Checks the streams of config.data.shuffle='window'; no-op with another shuffle.
+
+    Args:
+      config: as configs/base.py.
+      weights: of the training data.
+
+    Raises:
+      UserError: streams that do not divide the batch, or that are too short for a mixture.
+    """
+    if config.data.shuffle != 'window':
+        return
+    streams, batch = config.data.window_streams, config.batch_size
+    if batch % streams:
+        near = [n for n in range(1, batch + 1) if batch % n == 0]
+        near.sort(key=lambda n: abs(n - streams))
+        raise UserError(
+            f'config.data.window_streams={streams} does not divide batch_size={batch}: take '
+            f'{" or ".join(map(str, sorted(near[:2])))}'
+        )
+    least = min(weights) / sum(weights) * batch / streams
+    if len(weights) > 1 and least < 1:
+        raise UserError(
+            f'config.data.mixture: weight {min(weights)} gives less than one sample in the '
+            f'{batch // streams} rows of each of config.data.window_streams={streams}: raise it, '
+            'or lower window_streams'
+        )
 
 
 def check_sizes(model: ConfigDict) -> None:

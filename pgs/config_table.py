@@ -141,10 +141,29 @@ TABLE: dict[str, Key] = {
     'eval_every': count('steps between two evaluations; 0: only at the end', low=0),
     'eval_data_root': text('folder of the evaluation sets ([evaluation.md](evaluation.md))'),
     'data.name': text('an embedded set ([data.md](data.md)), or the name of a set in `data.dir`'),
-    'data.dir': text('a prepared folder, or a folder of TFDS data sets', empty=True),
+    'data.dir': text(
+        'a prepared folder, or a folder of TFDS data sets; local or gs://', empty=True
+    ),
     'data.mixture': Key('rows', 'rows (name, dir, weight) to train on; empty: `data.name` only'),
     'data.skip_unreadable': switch(
         'damaged records are skipped with a warning; False: the run stops'
+    ),
+    'data.shuffle': text(
+        'full: over all records; window: over a few shards at a time, which are read whole '
+        '([data.md](data.md#window-shuffle))',
+        choices=('full', 'window'),
+    ),
+    'data.window_streams': count(
+        'window: parts of a batch, each with windows of its own; divides `batch_size`'
+    ),
+    'data.window_shards': count('window: shards of a stream whose records are mixed'),
+    'data.window_cache': text(
+        'window: folder to which shards are copied; empty: those of gs:// only, to '
+        '`data.cache_dir`/shards',
+        empty=True,
+    ),
+    'data.window_cache_gb': number(
+        "window: size that a process's copies may have, gigabytes; 0: what the disk has free"
     ),
     'data.cache_dir': text('folder in which the embedded data sets are built'),
     'data.train_split': text('split to train on'),

@@ -128,8 +128,16 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
     A mesh follows the wiring of a pod, so these rows need not be contiguous.
     """
-    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
+    return rows_of_processes(mesh, batch_size)[jax.process_index()]
+
+
+def rows_of_processes(mesh: Mesh, batch_size: int) -> list[np.ndarray]:
+    """Rows of the global batch that belong to the devices of each process, ascending."""
+    slices = batch_sharding(mesh).devices_indices_map((batch_size,))
+    owner = np.zeros(batch_size, int)
+    for device in mesh.devices.flat:
+        owner[slices[device]] = device.process_index
+    return [np.flatnonzero(owner == process) for process in range(jax.process_count())]
 
 
 def to_devices(

@@ -54,6 +54,8 @@ def train(
     run = open_run(config, absolute(workdir))
     initial = init_from.read_initial(run.config, run.workdir)
     with contextlib.ExitStack() as stack:  # closed in reverse, after an error or a signal as well
+        if run.data.cache is not None:
+            stack.enter_context(exits.closed(run.data.cache))
         held = stack.enter_context(lock.hold(run.workdir))
         distributed.on_primary(lambda: workdirs.prepare(run.workdir, run.config.to_dict()))
         distributed.on_primary(lambda: checkpoint.set_damaged_aside(run.workdir))

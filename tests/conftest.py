@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+os.environ['GCS_RETRY_CONFIG_INIT_DELAY_TIME_US'] = '1000'  # not a second; read once a process
 
 import jax
 import numpy as np
@@ -22,10 +24,12 @@ import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)  # before any array: the tests of the mesh need them
 
+import corpus  # noqa: E402
+import fake_gcs  # noqa: E402
 import small_sets  # noqa: E402
 
 from configs import quickstart  # noqa: E402
-from input_pipeline import sources  # noqa: E402
+from input_pipeline import records, sources  # noqa: E402
 from pgs import sharding  # noqa: E402
 from pgs.convert import Checkpoint  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
@@ -124,6 +128,34 @@ def small_data(tmp_path_factory):
     small_sets.write_digits(root, train=80, test=60)
     small_sets.write_emoji(root, count=24)
     return root
+
+
+@pytest.fixture(scope='session')
+def sharded(tmp_path_factory):
+    """A prepared folder of twelve shards with 20 to 31 pairs each, 306 in all."""
+    folder = tmp_path_factory.mktemp('sharded') / 'pairs'
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    lengths = (20 + rng.permutation(12)).tolist()
+    total, numbers = 0, itertools.count()
+    for shard, length in enumerate(lengths):
+        with records.ShardWriter(folder / records.shard_name(shard, len(lengths))) as writer:
+            for number in itertools.islice(numbers, length):
+                image = corpus.encoded(rng.integers(0, 255, (20, 24, 3)).astype(np.uint8))
+                captions = [f'picture {number}']
+                writer.write({'image': image, 'captions': captions, 'key': str(number)})
+            total += writer.bytes
+    records.write_metadata(folder, lengths, total)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def cloud():
+    """A stand-in for Cloud Storage, see fake_gcs.py, that all clients of this process reach."""
+    with fake_gcs.serving() as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield fake_gcs.Handler
 
 
 @pytest.fixture(scope='session')

@@ -291,7 +291,8 @@ def test_another_config_in_the_folder_is_refused(whole_run):
         ('data.train_split', 'test', "no split 'test'"),
         ('data.mixture', (('openmoji', '', 99.0), ('openmoji', '', 1.0)), 'weight 1.0'),
         ('data.mixture', (('openmoji', ''),), 'must be (name, dir, weight above 0)'),
-        ('data.dir', 'gs://bucket', 'mount the bucket'),
+        ('data.dir', 's3://bucket', 'only gs://BUCKET/FOLDER is supported'),
+        ('data.shuffle', 'windows', "did you mean 'window'?"),
     ],
 )
 def test_bad_config_is_refused_before_anything_is_written(

@@ -15,7 +15,7 @@ from pgs.depth import freezes, frozen_count
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import scoring_mask
 from pgs.run.calibration import with_calibration
-from pgs.run.data import Data, open_data, with_total_steps
+from pgs.run.data import Data, check_window, open_data, with_total_steps
 from pgs.run.evaluations import task_scorer
 from pgs.run.held_out import Scores, held_out_scorer
 from pgs.step import TrainState
@@ -47,6 +47,7 @@ def open_run(config: ConfigDict, workdir: epath.Path) -> Run:
     config = with_total_steps(config, data.pairs)
     config = with_calibration(config, data, workdir)
     mesh = sharding.make_mesh(config.mesh, config.batch_size)
+    check_window(config, data, mesh)
     job = build(config, total_steps=config.total_steps, platform=jax.default_backend())
     embedder = make_embedder(job.model, mesh, EVAL_BATCH)
     mask = scoring_mask(config.masking, job.model.image) if config.eval_masked else None

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from input_pipeline import sampler
+from input_pipeline import sampler, window, windowed
 from input_pipeline.sources import Records
 from pgs.errors import UserError
 from pgs.run.metrics import MetricLog
@@ -130,13 +131,17 @@ def reporter(
 def records_of(step: int, config: ConfigDict, train: list[tuple[Any, float]]) -> list[str]:
     """The records of a step's batch, as 'record 17 of FILE'; steps count from 1."""
     sources = [source for source, _ in train]
-    indices = sampler.batch_indices(
-        step - 1,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        lengths=[len(source) for source in sources],
-        weights=[weight for _, weight in train],
-    )
+    if config.data.shuffle == 'window':
+        order = windowed.order_of(config, train)
+        indices = window.batch_indices(order, step - 1, np.arange(config.batch_size))
+    else:
+        indices = sampler.batch_indices(
+            step - 1,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            lengths=[len(source) for source in sources],
+            weights=[weight for _, weight in train],
+        )
     places = []
     for index in map(int, indices):
         number = 0

@@ -30,6 +30,8 @@ FREE_KEYS = {
     'silence_limit',
     'data.dir',
     'data.cache_dir',
+    'data.window_cache',
+    'data.window_cache_gb',
     'evals',
     'eval_every',
     'eval_masked',

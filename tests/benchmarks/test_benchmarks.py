@@ -21,6 +21,7 @@ NAMES = [
     'masking',
     'input_pipeline',
     'prepare',
+    'window',
     'versus_open_clip',
     'scaling',
     'masked_inference',
