@@ -145,7 +145,7 @@ def sharded(tmp_path_factory):
                 captions = [f'picture {number}']
                 writer.write({'image': image, 'captions': captions, 'key': str(number)})
             total += writer.bytes
-    records.write_metadata(folder, lengths, total)
+    records.write_metadata(folder, {records.SPLIT: records.Split(lengths, total)})
     return folder
 
 
