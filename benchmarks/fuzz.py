@@ -88,6 +88,7 @@ def one_case(target: Target, content: bytes, folder: Path) -> str:
     except target.refusals:
         return 'refusal'
     except BaseException as error:
+        signal.setitimer(signal.ITIMER_PROF, 0)  # the limit is not for what follows
         if isinstance(error, KeyboardInterrupt):
             raise
         return traceback.format_exc()
