@@ -49,8 +49,7 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt -r requirements-wandb.txt
 	@touch $@
 
-# Not tests/convert/test_authors_weights.py: with the CUDA build of PyTorch, Triton crashes once JAX is loaded; it passes with a CPU build.
-TORCH_TESTS := tests/convert/test_convert_torch.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
+TORCH_TESTS := tests/convert/test_convert_torch.py tests/convert/test_authors_weights.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
 
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TORCH_TESTS) $(ARGS)
