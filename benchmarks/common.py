@@ -145,6 +145,17 @@ def spread(values: list[float]) -> Spread:
     return {'median': statistics.median(values), 'min': min(values), 'max': max(values)}
 
 
+def ratio(values: list[float], others: list[float]) -> Spread:
+    """Spread of the ratios of two measurements, round by round."""
+    return spread([a / b for a, b in zip(values, others, strict=True)])
+
+
+def spread_line(name: str, values: Spread, digits: int) -> str:
+    """'NAME  MEDIAN  (SMALLEST to LARGEST)', aligned with other such lines."""
+    low, middle, high = (f'{values[k]:.{digits}f}' for k in ('min', 'median', 'max'))
+    return f'{name:<28} {middle:>8}  ({low} to {high})'
+
+
 def image_tokens(config: ConfigDict) -> float:
     """Mean number of tokens of an image: kept patches, padding and the class token."""
     selection, _ = configured_selection(config)

@@ -137,9 +137,7 @@ def ratios_of(rates: dict[str, list[float]]) -> dict[str, Any]:
         ('pipeline', 'open_clip'),
     ]
     return {
-        f'{name} / {other}': common.spread(
-            [a / b for a, b in zip(rates[name], rates[other], strict=True)]
-        )
+        f'{name} / {other}': common.ratio(rates[name], rates[other])
         for name, other in pairs
         if other in rates
     }

@@ -46,7 +46,7 @@ def measure(variant: str, batch_size: int, rounds: int) -> tuple[list[float], li
 def main(argv: list[str]) -> None:
     del argv
     steps, selections = measure(VARIANT.value, BATCH_SIZE.value, ROUNDS.value)
-    share = common.spread([a / b for a, b in zip(selections, steps, strict=True)])
+    share = common.ratio(selections, steps)
     print(
         f'\n{VARIANT.value}: selection takes {share["median"]:.2%} of the step '
         f'({share["min"]:.2%} to {share["max"]:.2%} over {ROUNDS.value} rounds)'

@@ -150,16 +150,12 @@ def main(argv: list[str]) -> None:
         rates = measure(Path(temporary), sources, ROUNDS.value)
     spreads = {name: common.spread(values) for name, values in rates.items()}
     ratios = {
-        name: common.spread(
-            [p / r for p, r in zip(rates[f'prepare {name}'], rates[f'read {name}'], strict=True)]
-        )
-        for name in sources
+        name: common.ratio(rates[f'prepare {name}'], rates[f'read {name}']) for name in sources
     }
     shown = [(name, 0, values) for name, values in spreads.items()]
     shown += [(f'prepare / read {name}', 2, values) for name, values in ratios.items()]
     for name, digits, values in shown:
-        low, middle, high = (f'{values[k]:.{digits}f}' for k in ('min', 'median', 'max'))
-        print(f'{name:<26} {middle:>7}  ({low} to {high})')
+        print(common.spread_line(name, values, digits))
     result = {'machine': common.machine(), 'images': IMAGES.value, 'rates': rates, 'ratios': ratios}
     common.write(OUT.value, result, {'images a second': {'': spreads}, 'ratio': {'': ratios}})
 

@@ -91,7 +91,7 @@ def host_seconds(steps: int, hooks: list[Hook]) -> float:
 def main(argv: list[str]) -> None:
     del argv
     protected, bare = step_seconds(BATCH_SIZE.value, ROUNDS.value)
-    ratios = common.spread([a / b for a, b in zip(protected, bare, strict=True)])
+    ratios = common.ratio(protected, bare)
     step = statistics.median(protected)
     with all_hooks(STEPS.value) as hooks:
         host = host_seconds(STEPS.value, hooks) - host_seconds(STEPS.value, [])

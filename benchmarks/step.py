@@ -9,7 +9,6 @@ the compiled step needs on one device: state, batch and temporaries.
 """
 
 import dataclasses
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -105,11 +104,10 @@ def summary(
         'peak_memory_gib': run.memory,
     }
     if baseline_seconds:
-        ratios = [a / b for a, b in zip(run.seconds, baseline_seconds, strict=True)]
-        row['relative_training_time'] = statistics.median(ratios)
+        ratio = common.ratio(run.seconds, baseline_seconds)
+        row['relative_training_time'] = ratio['median']
     if run.selections:
-        shares = [a / b for a, b in zip(run.selections, run.seconds, strict=True)]
-        row['selection_share'] = common.spread(shares)
+        row['selection_share'] = common.ratio(run.selections, run.seconds)
     return row
 
 

@@ -9,7 +9,6 @@ the same turns, alone and within the pipeline, and its ids are compared with our
 """
 
 import collections
-import functools
 import importlib.util
 import io
 import time
@@ -136,23 +135,18 @@ def main(argv: list[str]) -> None:
     del argv
     captions = make_captions(max(CAPTIONS.value, IMAGES.value))
     times = measure(captions, IMAGES.value, ROUNDS.value)
-    ratio = functools.partial(_ratio, times)
-    ratios = {'encode / pipeline': ratio('encode', 'pipeline')}
+    ratios = {'encode / pipeline': common.ratio(times['encode'], times['pipeline'])}
     if 'instant pipeline' in times:
-        ratios['pipeline / instant pipeline'] = ratio('pipeline', 'instant pipeline')
+        ratios['pipeline / instant pipeline'] = common.ratio(
+            times['pipeline'], times['instant pipeline']
+        )
     spreads = {name: common.spread(values) for name, values in times.items()}
     print()
     for name, values in (spreads | ratios).items():
-        digits = 3 if '/' in name else 1
-        low, middle, high = (f'{values[k]:.{digits}f}' for k in ('min', 'median', 'max'))
-        print(f'{name:<28} {middle:>8}  ({low} to {high})')
+        print(common.spread_line(name, values, digits=3 if '/' in name else 1))
     result = {'machine': common.machine(), 'microseconds': times, 'ratios': ratios}
     panels = {'processor time, us': {'': spreads}, 'ratio': {'': ratios}}
     common.write(OUT.value, result, panels)
-
-
-def _ratio(times: dict[str, list[float]], name: str, other: str) -> dict[str, float]:
-    return common.spread([a / b for a, b in zip(times[name], times[other], strict=True)])
 
 
 if __name__ == '__main__':

@@ -123,18 +123,11 @@ def main(argv: list[str]) -> None:
         rates, firsts, sizes = measure(folder, temporary / 'copies', ROUNDS.value)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    ratios = {
-        f'{name} / full': common.spread(
-            [a / b for a, b in zip(rates[name], rates['full'], strict=True)]
-        )
-        for name in VARIANTS[1:]
-    }
+    ratios = {f'{name} / full': common.ratio(rates[name], rates['full']) for name in VARIANTS[1:]}
     spreads = {name: common.spread(values) for name, values in rates.items()}
     print()
     for name, values in (spreads | ratios).items():
-        digits = 2 if '/' in name else 0
-        low, middle, high = (f'{values[k]:.{digits}f}' for k in ('min', 'median', 'max'))
-        print(f'{name:<22} {middle:>7}  ({low} to {high})')
+        print(common.spread_line(name, values, digits=2 if '/' in name else 0))
     result = {
         'machine': common.machine(),
         'rates': rates,

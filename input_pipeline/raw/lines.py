@@ -69,7 +69,7 @@ def check_encoding(path: Path) -> None:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether text holds no surrogate, which stand for bytes that are not UTF-8."""
+    """Whether text holds no surrogate: these stand for bytes that are not UTF-8, also in tarfile's names."""
     try:
         text.encode()
     except UnicodeEncodeError:

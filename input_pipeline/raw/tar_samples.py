@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from input_pipeline import tars
+from input_pipeline.raw.lines import is_utf8
 from input_pipeline.raw.samples import KINDS, OTHER, Part, RawSample, Seen, Shard
 from input_pipeline.tars import MAX_FILE_BYTES
 from pgs.errors import UserError
@@ -142,12 +143,3 @@ def member_defect(member: tarfile.TarInfo) -> str | None:
     if name.startswith(('/', '\\')) or '..' in PurePosixPath(name).parts or not is_utf8(name):
         return 'unsafe_name'
     return None if tars.is_file(member) else 'not_a_file'
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name was UTF-8 in the tar; tarfile replaces other bytes by surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

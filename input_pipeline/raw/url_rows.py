@@ -10,13 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from input_pipeline.images import IMAGE_SUFFIXES
+from input_pipeline.raw.lines import MAX_ROW_BYTES
 from input_pipeline.raw.samples import LARGEST_SHARD, RawSample, Seen, Shard
 from input_pipeline.tars import MAX_FILE_BYTES
 from input_pipeline.validate import DropError
 from pgs.errors import UserError
 from pgs.utils.files import check_regular
-
-MAX_ROW_BYTES = 2**20  # URL and caption; bounds what is read of a file without lines
 
 
 def rows_of(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
