@@ -43,7 +43,7 @@ compare: $(VENV)/.run
 	$(BIN)/python -m benchmarks.compare --strategies=none,random,pgs $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt -r requirements-wandb.txt
@@ -52,7 +52,7 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 TORCH_TESTS := tests/convert/test_convert_torch.py tests/convert/test_authors_weights.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
 
 test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TORCH_TESTS) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(TORCH_TESTS) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

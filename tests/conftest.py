@@ -1,5 +1,6 @@
 """Fixtures: eight virtual CPU devices, photographs, the embedded data set and a tiny config."""
 
+import collections
 import contextlib
 import ctypes
 import gc
@@ -13,7 +14,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # in subprocesses too; libtpu looks for a T
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
     Path(__file__).parent.parent / '.pytest_cache' / 'xla'
 )
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+# XLA does the same to a program, LLVM does less: it compiles in half the time.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 os.environ['GCS_RETRY_CONFIG_INIT_DELAY_TIME_US'] = '1000'  # not a second; read once a process
@@ -35,7 +38,17 @@ from pgs.convert import Checkpoint  # noqa: E402
 from pgs.convert.export import export  # noqa: E402
 from pgs.masking.object_retention import photographs  # noqa: E402
 from pgs.models import build_model, normalize_images  # noqa: E402
-from pgs.run import checkpoint  # noqa: E402
+from pgs.run import checkpoint, summary  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """The files with the most slow tests come first, so that two workers end at about the same time.
+
+    For pytest-xdist with --dist=loadfile --no-loadscope-reorder; a file's tests stay together.
+    """
+    slow = collections.Counter(i.path for i in items if i.get_closest_marker('slow'))
+    items.sort(key=lambda item: -slow[item.path])
+
 
 MEMORY = 2 * 2**30  # bytes of a test process from which on it frees compiled programs
 
@@ -49,6 +62,15 @@ def bounded_memory():
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True)
+def no_mask_figures(monkeypatch):
+    """A run in a test draws no masks.png, for which every strategy is traced: seconds each time.
+
+    Runs of module fixtures and runs in processes of their own draw it, and tests look at it there.
+    """
+    monkeypatch.setattr(summary, 'draw_masks', lambda *args: None)
 
 
 @pytest.fixture(scope='session')

@@ -20,7 +20,7 @@ FLOORS = (
     ('pgs.inference', 'pgs.compile'),
     ('pgs.evaluate', 'pgs.embed', 'pgs.classify'),
     ('pgs.report', 'pgs.run'),
-    ('pgs.train', 'pgs.checkpoint'),
+    ('pgs.train', 'pgs.checkpoint', 'pgs.visualize'),
     ('main', 'pgs.reproduce'),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

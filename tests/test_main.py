@@ -1,5 +1,6 @@
 """main.py as a process: how it ends when it fails or is stopped, at any moment. Tiny models."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -48,11 +49,12 @@ def run(workdir, change='', flags=()) -> tuple[int, list[str], list[str]]:
         ],
         cwd=ROOT,
         capture_output=True,
-        text=True,
         timeout=400,
         check=False,
     )
-    return process.returncode, process.stdout.splitlines(), process.stderr.splitlines()
+    # A progress bar, which a slow machine shows, ends each of its states with a carriage return.
+    err = re.sub(r'[^\n]*\r', '', process.stderr.decode())
+    return process.returncode, process.stdout.decode().splitlines(), err.splitlines()
 
 
 def damaged_data(folder: Path) -> Path:

@@ -1,9 +1,11 @@
 """The train step compiled ahead of time for a TPU slice, and a report of its memory and time."""
 
+import contextlib
 import dataclasses
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from pgs.step import TrainState, jit_train_step, make_init
 
 GIB = 2**30
 UNITS = {'K': 2**10, 'M': 2**20, 'G': GIB, 'T': 2**40}  # of the compiler's messages
+# JAX's persistent cache keeps programs that take longer to compile.
+LEAST_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
 
 Report = dict[str, Any]  # plain values for JSON; bytes of one device, FLOPs of all devices
 
@@ -72,7 +76,8 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
         'capacity_bytes': int(chip.memory),
     }
     try:
-        compiled = lowered.compile()
+        with no_persistent_cache():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = memory_needed(str(error), report['state_bytes'])
         if needed is None:
@@ -87,6 +92,17 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
         'collectives': [dataclasses.asdict(c) for c in traffic.collectives],
     }
     return report | estimate(report, traffic, mesh, chip)
+
+
+@contextlib.contextmanager
+def no_persistent_cache() -> Iterator[None]:
+    """Programs for a TPU that is not attached are not kept: JAX 0.12 cannot read them again."""
+    seconds = getattr(jax.config, LEAST_SECONDS)
+    jax.config.update(LEAST_SECONDS, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(LEAST_SECONDS, seconds)
 
 
 def memory_sizes(compiled: jax.stages.Compiled) -> Report:
