@@ -66,11 +66,13 @@ def bounded_memory():
 
 @pytest.fixture(autouse=True)
 def no_mask_figures(monkeypatch):
-    """A run in a test draws no masks.png, for which every strategy is traced: seconds each time.
+    """A run in a test draws no masks.png, for which every strategy is traced, and no report.html.
 
-    Runs of module fixtures and runs in processes of their own draw it, and tests look at it there.
+    These take seconds. Runs of module fixtures and in processes of their own have them, and tests
+    look at them there.
     """
     monkeypatch.setattr(summary, 'draw_masks', lambda *args: None)
+    monkeypatch.setattr(summary, 'write_page', lambda *args: None)
 
 
 @pytest.fixture(scope='session')

@@ -19,8 +19,8 @@ FLOORS = (
     ('pgs.build', 'pgs.convert', 'pgs.config_page'),
     ('pgs.inference', 'pgs.compile'),
     ('pgs.evaluate', 'pgs.embed', 'pgs.classify'),
-    ('pgs.report', 'pgs.run'),
-    ('pgs.train', 'pgs.checkpoint', 'pgs.visualize'),
+    ('pgs.run',),
+    ('pgs.train', 'pgs.checkpoint', 'pgs.visualize', 'pgs.report'),
     ('main', 'pgs.reproduce'),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -37,6 +37,7 @@ def _cheap_scores_and_figures():
         patch.setattr(train_module, 'is_smoke_test', lambda config, data: False)
         patch.setattr(summary, 'measure_retention', lambda *args: None)
         patch.setattr(summary, 'draw_masks', lambda *args: None)
+        patch.setattr(summary, 'write_page', lambda *args: None)
         patch.setattr(summary.figures, 'curves_figure', lambda records: None)
         patch.setattr(summary.figures, 'save', lambda *args: None)
         yield

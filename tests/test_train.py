@@ -88,6 +88,7 @@ def test_writes_all_that_the_readme_promises(whole_run):
     assert json.loads((workdir / 'config.json').read_text())['masking'] == config.masking.to_dict()
     for name in ('masks.png', 'curves.png'):
         assert (workdir / 'figures' / name).read_bytes()[:4] == b'\x89PNG'
+    assert (workdir / 'report.html').read_text().count('data:image/png') == 1
     assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [28, 30]
     assert list(workdir.glob('events.out.tfevents.*'))
     records = read_metrics(workdir / 'metrics.jsonl')

@@ -7,17 +7,25 @@ Each file is a results.json of `python -m pgs.evaluate` and gives one row. A set
 is shown as '-', and so is a mean that includes it. The command also writes the tables as Markdown,
 and a figure: a radar of the zero-shot classification sets if a row has at least five of them,
 otherwise bars of all scored sets.
+
+  python -m pgs.report RUN [RUN ...]
+
+Folders of runs give one page for a browser instead: curves, scores, masks, what differs between the
+configs, environments. It is RUN/report.html, or report.html here for several runs.
 """
 
 import functools
 import shutil
 import sys
+from pathlib import Path
 
 from absl import flags
 
 from pgs.errors import UserError
 from pgs.report.run import report
+from pgs.run import page
 from pgs.utils import cli
+from pgs.utils.files import absolute
 
 MARKDOWN = flags.DEFINE_string(
     'markdown', None, 'FILE.md; by default report.md beside the first results file.'
@@ -25,12 +33,37 @@ MARKDOWN = flags.DEFINE_string(
 FIGURE = flags.DEFINE_string(
     'figure', None, 'FILE.png; by default report.png beside the first results file.'
 )
+HTML = flags.DEFINE_string(
+    'html', None, 'FILE.html of runs; by default report.html in the run, for several here.'
+)
+
+
+def run_page(folders: list[str]) -> Path:
+    """Writes the page of runs; returns its path."""
+    runs = page.read_runs(folders, lambda line: print(line, file=sys.stderr, flush=True))
+    default = absolute(folders[0]) / page.FILE if len(folders) == 1 else page.FILE
+    path = absolute(HTML.value or default)
+    if path.suffix != '.html':
+        raise UserError(f'--html={HTML.value} must end in .html')
+    page.write_page(runs, path)
+    return path
 
 
 def main(argv: list[str]) -> None:
     paths = argv[1:]
     if not paths:
-        raise UserError('no results file\nusage: python -m pgs.report results.json [...]')
+        raise UserError(
+            'no results file and no run\nusage: python -m pgs.report results.json [...], or '
+            'python -m pgs.report RUN [RUN ...]'
+        )
+    folders = [path for path in paths if absolute(path).is_dir()]
+    if folders and len(folders) < len(paths):
+        raise UserError(
+            f'{folders[0]} is a folder and others are files: give runs or results files'
+        )
+    if folders:
+        print(f'Page: {run_page(folders)}')
+        return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(report(paths, MARKDOWN.value, FIGURE.value, width))
 

@@ -14,6 +14,7 @@ from pgs.run.comparison import comparison_lines
 from pgs.run.held_out import MASKED, MASKED_NAMES, SCORE_NAMES, Scores
 from pgs.run.masks import draw_masks, measure_retention
 from pgs.run.metrics_file import NAME, read_metrics
+from pgs.run.page import FILE, read_run, write_page
 from pgs.utils.files import write_json, writing
 
 
@@ -64,10 +65,13 @@ def finish(
         'object_retention_masked': retention.masked if retention else None,
         'object_retention_images': retention.images if retention else None,
     }
-    with writing(f'{workdir}/results.json and figures/', 'repair it and give the same command'):
+    with writing(
+        f'{workdir}/results.json, figures/ and {FILE}', 'repair it and give the same command'
+    ):
         write_json(workdir / 'results.json', results)
         draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
         figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
+        write_page([read_run(workdir, lambda line: None)], workdir / FILE)
     print(
         '\n'.join([summary(results, records, workdir), *comparison_lines(config, results)]),
         flush=True,
@@ -91,8 +95,8 @@ def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -
         )
     if results['n_eval']:
         lines += held_out_lines(results, records)
-    lines.append(f'Files in {workdir}: results.json, figures/masks.png, figures/curves.png,')
-    lines.append('  metrics.jsonl, checkpoints/ (tensorboard --logdir reads the events there)')
+    lines.append(f'Files in {workdir}: report.html for a browser, results.json, metrics.jsonl,')
+    lines.append('  figures/, checkpoints/ (tensorboard --logdir reads the events there)')
     return '\n'.join(lines)
 
 
