@@ -19,7 +19,7 @@ from pgs.errors import UserError
 ROOT = Path(__file__).parents[2]
 # Those with a command: the others are parts of them.
 NAMES = sorted(
-    path.stem for path in ROOT.glob('benchmarks/*.py') if '\n    cli.run(main' in path.read_text()
+    path.stem for path in ROOT.glob('benchmarks/*.py') if '\n    cli.run(' in path.read_text()
 )
 
 
