@@ -28,8 +28,8 @@ def test_is_symmetric_bounded_with_unit_diagonal(normalized_photos, embeddings, 
     )
     assert similarity.shape == (5, 196, 196)
     np.testing.assert_allclose(similarity, similarity.transpose(0, 2, 1), atol=1e-6)
-    np.testing.assert_allclose(np.diagonal(similarity, axis1=1, axis2=2), 1.0, atol=1e-5)
-    assert np.abs(similarity).max() <= 1 + 1e-5
+    np.testing.assert_allclose(np.diagonal(similarity, axis1=1, axis2=2), 1.0, atol=2e-5)
+    assert np.abs(similarity).max() <= 1 + 2e-5
 
 
 def test_progress_moves_from_pixels_to_embeddings(normalized_photos, embeddings):
