@@ -128,7 +128,7 @@ def test_each_trains_two_steps_on_the_default_data(name, args, tmp_path, capsys,
     monkeypatch.setattr(summary, 'measure_retention', lambda *args: None)
     config = load(name, args)
     config.update(batch_size=8, total_steps=2)
-    config.data.update(name='openmoji', validation_split='')
+    config.data.update(name='openmoji', validation_split='absent')
     config.model.image.update(layers=1, width=192, heads=3)
     config.model.text.update(layers=1, width=128, heads=2)
     results = train(config, tmp_path / 'run')
