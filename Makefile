@@ -13,6 +13,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Large pages for the large buffers that each step allocates anew on a CPU: see docs/performance.md.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -43,7 +44,7 @@ compare: $(VENV)/.run
 	$(BIN)/python -m benchmarks.compare --strategies=none,random,pgs $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
 
 $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt -r requirements-wandb.txt
@@ -52,7 +53,7 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 TORCH_TESTS := tests/convert/test_convert_torch.py tests/convert/test_authors_weights.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
 
 test-torch: $(VENV)/.torch
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(TORCH_TESTS) $(ARGS)
+	$(PYTEST) $(TORCH_TESTS) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ finding: it is printed, its input is kept in --out, and the command exits with s
 
 import collections
 import faulthandler
-import gc
 import json
 import random
 import resource
@@ -61,7 +60,6 @@ def limits() -> Iterator[None]:
     def stop(*_):
         raise Slow(f'more than {SECONDS} seconds')
 
-    gc.collect()  # what the program left before is no part of a case
     used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGPROF, stop)

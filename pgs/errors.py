@@ -1,5 +1,8 @@
 """The exceptions that end a program with one line."""
 
+import difflib
+from collections.abc import Iterable
+
 LONGEST = 1000  # characters of a message
 
 
@@ -14,6 +17,12 @@ class UserError(ValueError):
         line = ' '.join(message.splitlines()).encode(errors='replace').decode()
         half = LONGEST // 2 - 3
         super().__init__(line if len(line) <= LONGEST else f'{line[:half]} ... {line[-half:]}')
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'did you mean NEAREST? ' for a name that is not among the known ones; '' if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'did you mean {near[0]}? ' if near else ''
 
 
 class Stopped(BaseException):

@@ -15,7 +15,7 @@ from absl import flags
 from pgs.errors import UserError
 from pgs.run import figures, mask_pictures
 from pgs.utils import cli, compile_cache
-from pgs.utils.files import replacing, writing
+from pgs.utils.files import write_whole, writing
 
 IMAGES = flags.DEFINE_string('images', None, 'Folder, searched with its subfolders.')
 STRATEGIES = flags.DEFINE_list('strategies', ['all'], 'Names of strategies, by comma, or all.')
@@ -45,16 +45,15 @@ def main(argv: list[str]) -> None:
         subject = mask_pictures.untrained()
     pictures = mask_pictures.own_pictures(IMAGES.value, LIMIT.value, subject, say)
     out = Path(OUT.value).expanduser()
-    with writing(f'--out={out}'):
-        if kind == '.png':
-            figure = mask_pictures.draw(subject, pictures, strategies, subject.progress, say)
+    if kind == '.png':
+        figure = mask_pictures.draw(subject, pictures, strategies, subject.progress, say)
+        with writing(f'--out={out}'):
             figures.save(figure, out)
-        else:
-            content = mask_pictures.animation(subject, pictures, strategies, say)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(out) as file:
-                file.write(content)
-    print(f'{len(pictures.names)} images, {len(strategies)} strategies: {out}')
+    else:
+        content = mask_pictures.animation(subject, pictures, strategies, say)
+        with writing(f'--out={out}'):
+            write_whole(out, content)
+    print(f'Masks of {len(pictures.names)} images: {out}')
 
 
 if __name__ == '__main__':

@@ -381,6 +381,7 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
 def test_main_exits_with_one_line(tmp_path):
     for program, flags in (
         (['main.py'], ['--workdir=/proc/run', '--config.data.name=openmoji']),
+        (['main.py'], ['--config.masking.strategy=pqs']),
         (['main.py'], ['--config.data.crop_scale=0.5', f'--workdir={tmp_path / "run"}']),
         (['-m', 'pgs.compile'], ['--config.optimizer.beta1=2']),
     ):

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,8 +26,9 @@ from pgs.step import TrainState, jit_train_step, make_init
 
 GIB = 2**30
 UNITS = {'K': 2**10, 'M': 2**20, 'G': GIB, 'T': 2**40}  # of the compiler's messages
-# JAX's persistent cache keeps programs that take longer to compile.
-LEAST_SECONDS = 'jax_persistent_cache_min_compile_time_secs'
+# JAX's persistent cache keeps programs that take longer to compile. JAX 0.12 cannot read those for a
+# TPU that is not attached.
+NOT_KEPT = {'jax_persistent_cache_min_compile_time_secs': math.inf}
 
 Report = dict[str, Any]  # plain values for JSON; bytes of one device, FLOPs of all devices
 
@@ -76,7 +77,7 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
         'capacity_bytes': int(chip.memory),
     }
     try:
-        with no_persistent_cache():
+        with jax_settings(NOT_KEPT):
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = memory_needed(str(error), report['state_bytes'])
@@ -95,14 +96,16 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
 
 
 @contextlib.contextmanager
-def no_persistent_cache() -> Iterator[None]:
-    """Programs for a TPU that is not attached are not kept: JAX 0.12 cannot read them again."""
-    seconds = getattr(jax.config, LEAST_SECONDS)
-    jax.config.update(LEAST_SECONDS, math.inf)
+def jax_settings(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Settings of JAX within the block; those from before come back at its end."""
+    before = {name: getattr(jax.config, name) for name in settings}
     try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
         yield
     finally:
-        jax.config.update(LEAST_SECONDS, seconds)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def memory_sizes(compiled: jax.stages.Compiled) -> Report:

@@ -1,6 +1,5 @@
 """TPU slices that a step can be compiled for without a TPU, and the performance of their chips."""
 
-import difflib
 import importlib.util
 import math
 import os
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from pgs.errors import UserError
+from pgs.errors import UserError, did_you_mean
 
 
 class Chip(NamedTuple):
@@ -51,8 +50,7 @@ def chip_of(topology: str) -> Chip:
     kind, _, shape = topology.partition(':')
     if shape not in TOPOLOGIES.get(kind, ()):
         names = [f'{k}:{s}' for k, shapes in TOPOLOGIES.items() for s in shapes]
-        near = difflib.get_close_matches(topology, names, n=1)
-        hint = f'did you mean {near[0]}? ' if near else ''
+        hint = did_you_mean(topology, names)
         known = '; '.join(f'{k}: {", ".join(shapes)}' for k, shapes in TOPOLOGIES.items())
         raise UserError(f'--topology={topology} is unknown: {hint}known are {known}')
     return CHIPS[kind]

@@ -3,7 +3,6 @@
 docs/evaluation.md explains the choice. Shape: B images.
 """
 
-import difflib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from pgs.errors import UserError
+from pgs.errors import UserError, did_you_mean
 from pgs.masking.selection import PatchSelection
 from pgs.masking.strategies import (
     SELECTOR,
@@ -106,8 +105,7 @@ def find_mask(masking: str, checkpoint: str | os.PathLike, model: CLIP) -> Scori
         return None
     known = (WHOLE, TRAINED, *sorted(known_strategies().keys() - {WHOLE}))
     if masking not in known:
-        near = difflib.get_close_matches(masking, known, n=1)
-        hint = f'did you mean {near[0]}? ' if near else ''
+        hint = did_you_mean(masking, known)
         raise UserError(f'masking={masking} is unknown: {hint}known are {", ".join(known)}')
     settings = run_masking(checkpoint)
     if masking != TRAINED:

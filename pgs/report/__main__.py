@@ -15,14 +15,15 @@ configs, environments. It is RUN/report.html, or report.html here for several ru
 """
 
 import functools
+import os
 import shutil
 import sys
-from pathlib import Path
 
 from absl import flags
+from etils import epath
 
 from pgs.errors import UserError
-from pgs.report.run import report
+from pgs.report.run import output_path, report
 from pgs.run import page
 from pgs.utils import cli
 from pgs.utils.files import absolute
@@ -38,13 +39,11 @@ HTML = flags.DEFINE_string(
 )
 
 
-def run_page(folders: list[str]) -> Path:
+def run_page(folders: list[str]) -> epath.Path:
     """Writes the page of runs; returns its path."""
     runs = page.read_runs(folders, lambda line: print(line, file=sys.stderr, flush=True))
-    default = absolute(folders[0]) / page.FILE if len(folders) == 1 else page.FILE
-    path = absolute(HTML.value or default)
-    if path.suffix != '.html':
-        raise UserError(f'--html={HTML.value} must end in .html')
+    beside = os.path.join(folders[0], page.FILE) if len(folders) == 1 else page.FILE
+    path = output_path(HTML.value, '--html', beside, '.html')
     page.write_page(runs, path)
     return path
 

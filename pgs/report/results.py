@@ -1,14 +1,13 @@
 """The results.json files of `python -m pgs.evaluate`, checked, as rows of the paper's tables."""
 
 import os
-import sys
 from typing import Any, NamedTuple
 
 from pgs.config_table import shown
 from pgs.errors import UserError
 from pgs.report.paper_tables import RELATIVE_TRAINING_TIME, TABLES, Column, Table
 from pgs.report.peers import ROW_NAMES, peer_rows
-from pgs.utils.files import read_json, reason
+from pgs.utils.files import is_number, read_json, reason
 
 AUTHORS = "(authors' weights)"  # after the name of such a row
 OURS = '(ours)'  # after the name of another row, if a published one has the same
@@ -126,13 +125,6 @@ def read_share(path: str, tasks: dict[str, Any], task: str, metric: str) -> floa
             f'{path}: {metric} of {task} is {shown(share)}, no share from 0 to 1: score it again'
         )
     return share
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; JSON may hold whole numbers that are too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max
 
 
 def percentages(table: Table, results: list[Results]) -> dict[str, list[float | None]]:

@@ -10,7 +10,7 @@ from pgs.report.figures import comparison_figure
 from pgs.report.paper_tables import TABLES
 from pgs.report.results import Results, count_sets, percentages, read_all
 from pgs.report.tables import Grid, build_grid, markdown_escape, markdown_text, terminal_text
-from pgs.utils.files import absolute, replacing, writing
+from pgs.utils.files import absolute, write_whole, writing
 
 SOURCE = (
     'Figures in percent. First the rows of Pei et al., CVPR 2025, arXiv 2503.17080, as published '
@@ -54,10 +54,10 @@ def output_path(given: str | None, flag: str, beside: str, ending: str) -> epath
     """The path of an output file.
 
     Args:
-      given: value of the flag; None: report.md or report.png beside the first results file.
+      given: value of the flag; None: report.ENDING beside another file.
       flag: its name, for the message.
-      beside: the first results file.
-      ending: '.md' or '.png'.
+      beside: the first results file, or a file in the folder of a run.
+      ending: '.md', '.png' or '.html'.
 
     Raises:
       UserError: a path with another ending, which may be an input given to the flag by mistake.
@@ -101,6 +101,4 @@ def remarks(results: list[Results]) -> list[str]:
 def write(path: epath.Path, content: bytes, flag: str) -> None:
     """Replaces a file; UserError if it cannot be written."""
     with writing(os.fspath(path), f'give another {flag}'):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
+        write_whole(path, content)

@@ -7,10 +7,10 @@ import textwrap
 import matplotlib
 import numpy as np
 from einops import rearrange, repeat
-from etils import epath
 from matplotlib.figure import Figure
 
 from pgs.run.held_out import MASKED
+from pgs.utils.files import write_whole
 
 MASKED_GREY = 235
 
@@ -110,8 +110,6 @@ def curves_figure(records: list[dict]) -> Figure:
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure as PNG; creates its folder."""
-    target = epath.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
     figure.savefig(image, dpi=150, format='png')
-    target.write_bytes(image.getvalue())
+    write_whole(path, image.getvalue())

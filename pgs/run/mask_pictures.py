@@ -3,16 +3,14 @@
 Shapes: N images, H x W pixels, L patches.
 """
 
-import difflib
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from einops import rearrange
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,16 +18,18 @@ from PIL import Image
 from configs import base
 from input_pipeline.images import centre_crop, open_image
 from pgs.convert import load_model
-from pgs.errors import UserError
+from pgs.errors import UserError, did_you_mean
 from pgs.inference.files import image_files
 from pgs.inference.masking import run_masking
 from pgs.masking import configured, known_strategies
 from pgs.masking.attention import ATTENTION, attention_shape
 from pgs.masking.edges import edge_scores
-from pgs.masking.selection import PatchSelection, visible_patches
+from pgs.masking.selection import PatchSelection
+from pgs.masking.similarity import pixel_patches
+from pgs.masking.strategies import SELECTOR
 from pgs.models import normalize_images
 from pgs.run import figures
-from pgs.run.masks import make_select
+from pgs.run.masks import make_select, visible_by_strategy
 from pgs.utils.console import progress_bar
 from pgs.utils.files import read_small, reason
 
@@ -38,23 +38,21 @@ SEED = 0
 FRAMES = 11  # of a GIF: progress 0, 0.1, ... 1
 FRAME_MILLISECONDS = 500
 
-# (masking, images uint8 (N, H, W, 3), progress in [0, 1]) -> PatchSelection
-Select = Callable[[Mapping[str, Any], np.ndarray, float], PatchSelection]
+# (images uint8 (N, H, W, 3), progress in [0, 1]) -> PatchSelection
+Select = Callable[[np.ndarray, float], PatchSelection]
 
 
 class Subject(NamedTuple):
     """What chooses the patches.
 
     Attributes:
-      select: applies a strategy.
-      masking: the options of all strategies, as config.masking.
+      select_by: name of a strategy -> its function, compiled once.
       image_size, patch_size: pixels.
       progress: at which a still picture is taken, in [0, 1].
       words: for the foot of the picture.
     """
 
-    select: Select
-    masking: Mapping[str, Any]
+    select_by: Callable[[str], Select]
     image_size: int
     patch_size: int
     progress: float
@@ -78,12 +76,13 @@ def trained(checkpoint: str, model_config: str | None) -> Subject:
     image = loaded.model.image
     masking = run_masking(checkpoint) or base.get_config().masking.to_dict()
 
-    def select(masking, images, progress):
-        strategy = make_select(loaded.model, masking, seed=SEED, progress=progress)
-        return strategy(loaded.params, images)
+    @functools.cache
+    def select_by(name: str) -> Select:
+        options = dict(masking) | {SELECTOR: name}
+        return functools.partial(make_select(loaded.model, options, seed=SEED), loaded.params)
 
     words = f'Embeddings of {loaded.source}.'
-    return Subject(select, masking, image.image_size, image.patch_size, 1.0, words)
+    return Subject(select_by, image.image_size, image.patch_size, 1.0, words)
 
 
 def untrained() -> Subject:
@@ -95,25 +94,22 @@ def untrained() -> Subject:
     config = base.get_config()
     image = config.model.image
 
-    def select(masking, images, progress):
-        strategy = configured(masking, image.patch_size)
+    @functools.cache
+    def select_by(name: str) -> Select:
+        options = config.masking.to_dict() | {SELECTOR: name}
+        strategy = configured(options, image.patch_size)
         if attention_shape(strategy, image.image_size, image.patch_size, 1):
             raise UserError(f'its {ATTENTION} needs a trained model: give --checkpoint')
 
-        def apply(images):
+        def apply(images, progress):
             normalized = normalize_images(images)
-            patches = rearrange(
-                normalized,
-                'n (h p) (w q) c -> n (h w) (p q c)',
-                p=image.patch_size,
-                q=image.patch_size,
-            )
+            patches = pixel_patches(normalized, image.patch_size)
             return strategy(jax.random.key(SEED), normalized, patches, progress)
 
-        return jax.jit(apply)(images)
+        return jax.jit(apply)
 
     words = 'Without a model, as in the first step of a run.'
-    return Subject(select, config.masking.to_dict(), image.image_size, image.patch_size, 0.0, words)
+    return Subject(select_by, image.image_size, image.patch_size, 0.0, words)
 
 
 def own_pictures(folder: str, limit: int, subject: Subject, say: Callable[[str], None]) -> Pictures:
@@ -169,8 +165,7 @@ def chosen_strategies(wanted: Sequence[str], say: Callable[[str], None]) -> list
         return known
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f'did you mean {near[0]}? ' if near else ''
+            hint = did_you_mean(name, known)
             say(f'warning: strategy {name} is unknown: {hint}known are {", ".join(known)}')
     if not (found := [name for name in wanted if name in known]):
         raise UserError(f'--strategies={",".join(wanted)} names no strategy: known are {known}')
@@ -191,18 +186,16 @@ def draw(
     Raises:
       UserError: no strategy can run.
     """
-    num_patches = (subject.image_size // subject.patch_size) ** 2
-    visible = {}
-    for name in strategies:
-        masking = dict(subject.masking) | {'strategy': name}
-        try:
-            selection = jax.device_get(subject.select(masking, pictures.images, progress))
-        except Exception as error:  # whatever a strategy raises
-            say(
-                f'warning: strategy {name} is left out: {(str(error) or repr(error)).splitlines()[0]}'
-            )
-            continue
-        visible[name] = visible_patches(selection, num_patches)
+
+    def left_out(name: str, reason: str) -> None:
+        say(f'warning: strategy {name} is left out: {reason}')
+
+    visible = visible_by_strategy(
+        strategies,
+        lambda name: subject.select_by(name)(pictures.images, progress),
+        (subject.image_size // subject.patch_size) ** 2,
+        left_out,
+    )
     if not visible:
         raise UserError('no strategy is left to draw')
     edges = np.asarray(edge_scores(normalize_images(pictures.images), subject.patch_size))

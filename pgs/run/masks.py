@@ -1,7 +1,7 @@
 """A trained model's masks: how much of known objects they keep, and a figure of all strategies."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -82,13 +82,13 @@ def objects_over_photographs(
 
 
 def make_select(
-    model: CLIP, masking: Mapping[str, Any], *, seed: int, progress: float
-) -> Callable[[Any, np.ndarray], PatchSelection]:
-    """A jitted function (params, images uint8) -> PatchSelection of a strategy."""
+    model: CLIP, masking: Mapping[str, Any], *, seed: int
+) -> Callable[[Any, np.ndarray, float], PatchSelection]:
+    """A jitted function (params, images uint8, progress) -> PatchSelection of a strategy."""
     strategy = configured(masking, model.image.patch_size)
     score = make_scorer(strategy, model.image)
 
-    def apply(params, images):
+    def apply(params, images, progress):
         normalized = normalize_images(images)
         scores = score(params['image_tower'], normalized)
         select = functools.partial(strategy, jax.random.key(seed), progress=progress, **scores)
@@ -118,12 +118,37 @@ def measure_retention(
         return None
     objects = object_retention.object_patches(known.opacity, model.image.patch_size)
     masking = object_retention.at_half(config.masking)
-    select = make_select(model, masking, seed=config.seed, progress=1.0)
-    selection = jax.device_get(select(params, known.images))
+    select = make_select(model, masking, seed=config.seed)
+    selection = jax.device_get(select(params, known.images, 1.0))
     masked = float(np.mean(mask_ratio(selection, model.image.num_patches)))
     if masked == 0.0:
         return None
     return Retention(object_retention.retention(selection, objects), masked, known.name)
+
+
+def visible_by_strategy(
+    names: Iterable[str],
+    select: Callable[[str], PatchSelection],
+    num_patches: int,
+    left_out: Callable[[str, str], None],
+) -> dict[str, np.ndarray]:
+    """What each strategy leaves visible: name -> bool (N, L).
+
+    Args:
+      names: of strategies.
+      select: the patches of N images by the strategy of a name.
+      num_patches: L.
+      left_out: is told of a strategy that fails, with the reason; the others go on.
+    """
+    visible = {}
+    for name in names:
+        try:
+            selection = jax.device_get(select(name))
+        except Exception as error:  # whatever a strategy raises
+            left_out(name, (str(error) or repr(error)).splitlines()[0])
+            continue
+        visible[name] = visible_patches(selection, num_patches)
+    return visible
 
 
 def draw_masks(
@@ -145,17 +170,15 @@ def draw_masks(
         images = np.concatenate([images, mixed])
         captions += [f'{name}, over a photograph' for name in names]
         credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
-    visible = {}
-    for name in known_strategies():
+
+    def select(name: str) -> PatchSelection:
         masking = dict(config.masking) | {'strategy': name}
-        try:
-            select = make_select(model, masking, seed=config.seed, progress=1.0)
-            selection = jax.device_get(select(params, images))
-        except Exception as error:  # whatever another strategy raises
-            reason = (str(error) or repr(error)).splitlines()[0]
-            print_once(f'warning: strategy {name!r} is left out of {path.name}: {reason}')
-            continue
-        visible[name] = visible_patches(selection, image.num_patches)
+        return make_select(model, masking, seed=config.seed)(params, images, 1.0)
+
+    def left_out(name: str, reason: str) -> None:
+        print_once(f'warning: strategy {name!r} is left out of {path.name}: {reason}')
+
+    visible = visible_by_strategy(known_strategies(), select, image.num_patches, left_out)
     edges = np.asarray(edge_scores(normalize_images(images), image.patch_size))
     figure = figures.masks_figure(images, edges, visible, captions, image.patch_size, credit)
     figures.save(figure, path)

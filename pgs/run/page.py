@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from pgs.errors import UserError
 from pgs.run.metrics_file import NAME, read_metrics
 from pgs.run.page_curves import curves_svg
-from pgs.utils.files import absolute, read_json, read_small, replacing, writing
+from pgs.utils.files import absolute, read_json, read_small, write_whole, writing
 
 FILE = 'report.html'
 ABSENT = '–'
@@ -200,6 +200,4 @@ def write_page(runs: Sequence[Run], path: epath.Path) -> None:
       UserError: it cannot be written.
     """
     with writing(os.fspath(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(page(runs).encode())
+        write_whole(path, page(runs).encode())

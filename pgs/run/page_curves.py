@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pgs.run.metrics_file import SCORE
+from pgs.utils.files import is_number
 
 PANELS = (  # key of metrics.jsonl, title
     ('loss', 'loss (InfoNCE)'),
@@ -74,11 +75,6 @@ def draw_panel(axis: Axes, key: str, runs: Mapping[str, Sequence[Mapping[str, An
         drawn |= bool(points)
     if not drawn:
         axis.text(0.5, 0.5, 'not measured', ha='center', transform=axis.transAxes)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file can be drawn."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

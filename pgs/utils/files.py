@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -34,10 +35,24 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     partial.replace(target)
 
 
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Replaces a file; creates its folder."""
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Replaces a file by JSON."""
     with replacing(path) as file:
         file.write((json.dumps(content, indent=2) + '\n').encode())
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number; whole ones may be too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks: tables and plots of given numbers, variants, and measurements of a tiny model."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 from conftest import shrunk_quickstart
-from programs import FLAGS_OF
 from programs import load_benchmark as load
 
 from benchmarks import common, open_clip_step
@@ -150,12 +150,31 @@ def test_variants_share_a_state_and_are_measured(tiny_config):
     assert common.selection_timer(tiny_config, batch)() > 0.0
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_every_benchmark_names_its_command_and_its_output(name):
-    module = load(name)
-    assert f'python -m benchmarks.{name}' in module.__doc__
-    assert callable(module.main)
-    assert 'out' in {flag.name for flag in FLAGS_OF[module.__name__]}
+# Starts each program in a child of a process that has imported the libraries, which take seconds.
+START_ALL = """
+import os, runpy, sys
+import jax, tensorflow
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        print('START', name, flush=True)
+        os.dup2(1, 2)
+        sys.argv = [f'benchmarks/{name}.py', '--helpfull']
+        runpy.run_module(f'benchmarks.{name}', run_name='__main__')
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow
+def test_every_benchmark_starts():
+    done = subprocess.run(
+        [sys.executable, '-c', START_ALL, *NAMES], cwd=ROOT, capture_output=True, text=True
+    )
+    _, *outputs = done.stdout.split('START ')
+    assert [output.split('\n')[0] for output in outputs] == NAMES, done.stderr
+    for output in outputs:
+        assert '--out' in output
+        assert 'Traceback' not in output
 
 
 def test_masked_inference_of_a_tiny_model(monkeypatch):

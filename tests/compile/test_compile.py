@@ -45,14 +45,8 @@ def reports():
         'fsdp': vitb16_pgs.get_config('0.5'),
     }
     configs['fsdp'].mesh.fsdp = 4
-    before = {key: getattr(jax.config, key) for key in FAST}
-    try:
-        for key, level in FAST.items():
-            jax.config.update(key, level)
+    with aot.jax_settings(FAST):
         return {name: aot.compile_step(small(c), 'v5e:2x2') for name, c in configs.items()}
-    finally:
-        for key, level in before.items():
-            jax.config.update(key, level)
 
 
 def test_an_unknown_topology_lists_the_known():
@@ -230,12 +224,17 @@ def test_a_config_that_does_not_fit_the_slice_is_refused(change, words):
 
 @needs_libtpu
 @pytest.mark.slow
-def test_bad_flags_get_one_line():
-    command = [sys.executable, '-m', 'pgs.compile', '--topology=v5e:7x7']
+@pytest.mark.parametrize(
+    ('flag', 'words'),
+    [('--topology=v5e:7x7', 'is unknown'), ('--config=configs/none.py', 'no config file')],
+)
+def test_bad_flags_get_one_line(flag, words):
+    command = [sys.executable, '-m', 'pgs.compile', flag]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith('error: --topology=v5e:7x7 is unknown')
+    assert line.startswith('error: ')
+    assert words in line
 
 
 @pytest.mark.parametrize('strategy', ['none', 'random', 'attentive', 'pgs'])

@@ -10,6 +10,8 @@ import pytest
 from pgs.masking.similarity import cosine_matrix, patch_similarity, pixel_patches
 from pgs.models import normalize_images
 
+# Rounding of a cosine of 768 numbers: JAX 0.12 sums products in another order (1.4e-5 was measured).
+ROUNDING = 1e-5 if jax.__version_info__ < (0, 12) else 2e-5
 FIGURES = np.load(Path(__file__).parents[1] / 'data' / 'patch_similarity.npz')
 
 
@@ -28,8 +30,8 @@ def test_is_symmetric_bounded_with_unit_diagonal(normalized_photos, embeddings, 
     )
     assert similarity.shape == (5, 196, 196)
     np.testing.assert_allclose(similarity, similarity.transpose(0, 2, 1), atol=1e-6)
-    np.testing.assert_allclose(np.diagonal(similarity, axis1=1, axis2=2), 1.0, atol=2e-5)
-    assert np.abs(similarity).max() <= 1 + 2e-5
+    np.testing.assert_allclose(np.diagonal(similarity, axis1=1, axis2=2), 1.0, atol=ROUNDING)
+    assert np.abs(similarity).max() <= 1 + ROUNDING
 
 
 def test_progress_moves_from_pixels_to_embeddings(normalized_photos, embeddings):

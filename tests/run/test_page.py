@@ -8,6 +8,7 @@ from programs import load_program, run_program
 
 from pgs.errors import UserError
 from pgs.run import page, page_curves
+from pgs.utils.files import is_number
 
 
 def make_run(folder, *, scale=1.0, steps=20, config=None):
@@ -115,7 +116,7 @@ def test_long_curves_are_thinned_and_keep_their_end():
     assert len(thin) <= page_curves.MAX_POINTS + 1
     assert thin[-1] == points[-1]
     assert page_curves.thinned(points[:10]) == points[:10]
-    assert not page_curves.is_number(float('nan'))
+    assert not is_number(float('nan'))
 
 
 def test_the_command_writes_a_page(tmp_path, monkeypatch, capsys):
