@@ -1,6 +1,14 @@
-"""A minute's worth of fuzzing, and that the fuzzer notices what it looks for."""
+"""A minute's worth of fuzzing, and that the fuzzer notices what it looks for.
+
+The cases run in a process of their own: the fuzzer limits the memory and the processor time of the
+whole process, and a test worker has other tests' threads and memory in it.
+"""
 
 import contextlib
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +22,17 @@ fuzz = load_benchmark('fuzz')
 CASES = {'images': 40, 'safetensors': 15, 'config': 25}
 
 
+@pytest.fixture(scope='module')
+def process() -> Iterator[ProcessPoolExecutor]:
+    """One process that runs a function at a time; each import is paid once."""
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as executor:
+        yield executor
+
+
 @pytest.mark.parametrize('name', TARGETS)
-def test_hostile_input_ends_in_a_value_or_an_error_of_one_line(name):
-    outcome = fuzz.fuzz(name, CASES.get(name, 80), seed=0, out=None)
+def test_hostile_input_ends_in_a_value_or_an_error_of_one_line(name, process):
+    outcome = process.submit(fuzz.fuzz, name, CASES.get(name, 80), seed=0, out=None).result()
     assert not outcome.findings, outcome.findings[0]
     assert outcome.values + outcome.refusals == CASES.get(name, 80)
 
@@ -48,22 +64,35 @@ FAULTS = {
 }
 
 
-def refuse(message):
-    raise UserError(message)
+def refuse():
+    raise UserError('one line')
+
+
+def fuzz_with(run, seconds: float, cases: int, out: Path | None):
+    """The outcome of a target that calls `run`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fuzz, 'SECONDS', seconds)
+        patch.setitem(
+            TARGETS, 'made', Target(lambda content, folder: run(), lambda folder: [b'seed'])
+        )
+        return fuzz.fuzz('made', cases, seed=0, out=out)
+
+
+def fuzz_fault(words: str, out: Path):
+    return fuzz_with(FAULTS[words], 0.2, 2, out)
+
+
+def fuzz_refusal():
+    return fuzz_with(refuse, 10, 3, None)
 
 
 @pytest.mark.parametrize('words', FAULTS)
-def test_each_kind_of_fault_is_a_finding(words, monkeypatch, tmp_path):
-    monkeypatch.setattr(fuzz, 'SECONDS', 0.2)
-    target = Target(lambda content, folder: FAULTS[words](), lambda folder: [b'seed'])
-    monkeypatch.setitem(TARGETS, 'faulty', target)
-    outcome = fuzz.fuzz('faulty', 2, seed=0, out=tmp_path / 'out')
+def test_each_kind_of_fault_is_a_finding(words, process, tmp_path):
+    outcome = process.submit(fuzz_fault, words, tmp_path / 'out').result()
     assert [number for number, _ in outcome.findings] == [0, 1]
     assert words in outcome.findings[0][1]
-    assert len(list((tmp_path / 'out').glob('faulty-0-*.txt'))) == 2
+    assert len(list((tmp_path / 'out').glob('made-0-*.txt'))) == 2
 
 
-def test_a_refusal_is_no_finding(monkeypatch):
-    target = Target(lambda content, folder: refuse('one line'), lambda folder: [b'seed'])
-    monkeypatch.setitem(TARGETS, 'refusing', target)
-    assert fuzz.fuzz('refusing', 3, seed=0, out=None)[:2] == (0, 3)
+def test_a_refusal_is_no_finding(process):
+    assert process.submit(fuzz_refusal).result()[:2] == (0, 3)
