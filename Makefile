@@ -52,8 +52,9 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt requirements-wandb.txt
 
 TORCH_TESTS := tests/convert/test_convert_torch.py tests/convert/test_authors_weights.py tests/evaluate/test_clip_benchmark.py tests/input_pipeline/test_tokenizer_torch.py tests/run/test_tracker.py
 
+# -p imports torchvision before TensorFlow: with TensorFlow 2.21's LLVM in the process already, Triton's crashes.
 test-torch: $(VENV)/.torch
-	$(PYTEST) $(TORCH_TESTS) $(ARGS)
+	$(PYTEST) -p torchvision $(TORCH_TESTS) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

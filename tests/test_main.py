@@ -3,9 +3,9 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import preloaded
 import pytest
 
 from configs import quickstart
@@ -40,7 +40,7 @@ def run(workdir, change='', flags=()) -> tuple[int, list[str], list[str]]:
     """(exit status, lines of stdout, lines of stderr) of main.py; it must end by itself."""
     process = subprocess.run(
         [
-            sys.executable,
+            *preloaded.python(),
             '-c',
             DRIVER.format(change=change),
             f'--workdir={workdir}',

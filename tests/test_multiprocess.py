@@ -5,11 +5,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 
 from pgs.errors import UserError
@@ -38,7 +38,7 @@ def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable,
+        *preloaded.python(),
         'main.py',
         *FLAGS,
         f'--workdir={workdir}',
@@ -74,7 +74,8 @@ def _nothing_is_left_running():
 
 def finish(processes, timeout=240) -> list[str]:
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-    assert [p.returncode for p in processes] == [0] * len(processes), outputs
+    codes = [process.returncode for process in processes]
+    assert codes == [0] * len(processes), '\n\n'.join(text[-3000:] for text in outputs)
     return outputs
 
 

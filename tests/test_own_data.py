@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import corpus
+import preloaded
 import pytest
 from test_main import FLAGS
 
@@ -39,7 +40,7 @@ def test_three_commands_lead_from_a_folder_to_a_curve(tmp_path):
         if command[1] == 'main.py':
             command[1] = str(ROOT / 'main.py')
         done = subprocess.run(
-            [sys.executable, *command[1:]],
+            [*preloaded.python(), *command[1:]],
             cwd=tmp_path,
             env=os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path])},
             capture_output=True,

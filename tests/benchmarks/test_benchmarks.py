@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import preloaded
 import pytest
 from conftest import shrunk_quickstart
 from programs import load_benchmark as load
@@ -150,31 +151,13 @@ def test_variants_share_a_state_and_are_measured(tiny_config):
     assert common.selection_timer(tiny_config, batch)() > 0.0
 
 
-# Starts each program in a child of a process that has imported the libraries, which take seconds.
-START_ALL = """
-import os, runpy, sys
-import jax, tensorflow
-for name in sys.argv[1:]:
-    child = os.fork()
-    if child == 0:
-        print('START', name, flush=True)
-        os.dup2(1, 2)
-        sys.argv = [f'benchmarks/{name}.py', '--helpfull']
-        runpy.run_module(f'benchmarks.{name}', run_name='__main__')
-    os.waitpid(child, 0)
-"""
-
-
 @pytest.mark.slow
-def test_every_benchmark_starts():
-    done = subprocess.run(
-        [sys.executable, '-c', START_ALL, *NAMES], cwd=ROOT, capture_output=True, text=True
-    )
-    _, *outputs = done.stdout.split('START ')
-    assert [output.split('\n')[0] for output in outputs] == NAMES, done.stderr
-    for output in outputs:
-        assert '--out' in output
-        assert 'Traceback' not in output
+@pytest.mark.parametrize('name', NAMES)
+def test_every_benchmark_starts(name):
+    command = [*preloaded.python(), '-m', f'benchmarks.{name}', '--helpfull']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert '--out' in done.stdout, done.stderr
+    assert done.stderr == ''
 
 
 def test_masked_inference_of_a_tiny_model(monkeypatch):

@@ -4,11 +4,11 @@ import importlib.util
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import preloaded
 import pytest
 from conftest import shrunk_quickstart
 
@@ -192,17 +192,15 @@ def test_the_command_and_its_json(monkeypatch):
     for key, level in FAST.items():
         monkeypatch.setenv(key.upper(), level)
     flags = [f'--config.{k}={v}' for k, v in SMALL.items()]
-    command = [sys.executable, '-m', 'pgs.compile', '--topology=v5e:2x2', '--json', *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [*preloaded.python(), '-m', 'pgs.compile', '--topology=v5e:2x2', '--json']
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (report,) = json.loads(done.stdout)
     assert report['fits']
     assert report['strategy'] == 'pgs 0.3-0.5'
     # 4096 pairs a chip, without remat: refused by the compiler, with figures and advice.
     flags = ['--config.batch_size=16384', '--config.model.remat=none']
-    done = subprocess.run(
-        [*command[:5], *flags], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(r'needs [\d.]+ GiB a device, [\d.]+ GiB more than', done.stderr)
     assert json.loads(done.stdout)['fits'] is False
@@ -229,7 +227,7 @@ def test_a_config_that_does_not_fit_the_slice_is_refused(change, words):
     [('--topology=v5e:7x7', 'is unknown'), ('--config=configs/none.py', 'no config file')],
 )
 def test_bad_flags_get_one_line(flag, words):
-    command = [sys.executable, '-m', 'pgs.compile', flag]
+    command = [*preloaded.python(), '-m', 'pgs.compile', flag]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import preloaded
 import pytest
 from safetensors.numpy import load_file, save_file
 from small_clip import CONFIG, batch, same_trees, small_checkpoint
@@ -380,7 +381,7 @@ def test_an_output_folder_is_written_completely_or_not_at_all(small, tmp_path, m
 
 def test_the_command(folders, tmp_path):
     def run(*flags):
-        command = [sys.executable, '-m', 'pgs.convert', *map(str, flags)]
+        command = [*preloaded.python(), '-m', 'pgs.convert', *map(str, flags)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     done = run(

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 
@@ -69,7 +69,7 @@ def test_bad_input_is_named(clip, tmp_path):
 def run(*command):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
     return subprocess.run(
-        [sys.executable, '-m', *map(str, command)],
+        [*preloaded.python(), '-m', *map(str, command)],
         cwd=ROOT,
         env=environment,
         capture_output=True,

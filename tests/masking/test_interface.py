@@ -6,11 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import preloaded
 import pytest
 
 from configs import base
@@ -183,7 +183,7 @@ def test_the_documented_strategy_trains_and_another_config_goes_on(tmp_path):
     for name, masked in (('centre', 0.4), ('quickstart', 0.45)):
         flags = [f'--config=configs/{name}.py', f'--workdir={tmp_path / "runs" / name}']
         done = subprocess.run(
-            [sys.executable, 'main.py', *flags, *small],
+            [*preloaded.python(), 'main.py', *flags, *small],
             cwd=tmp_path,
             capture_output=True,
             text=True,

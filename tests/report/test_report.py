@@ -5,10 +5,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import preloaded
 import pytest
 from PIL import Image
 
@@ -364,7 +364,7 @@ def test_two_of_one_name(tmp_path):
 
 def test_command_line(tmp_path):
     def run(*args: str):
-        command = [sys.executable, '-m', 'pgs.report', *args]
+        command = [*preloaded.python(), '-m', 'pgs.report', *args]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
 
     path = write_results(tmp_path / 'r.json', 'x', accuracies(GROUPS['sugar_crepe']))
