@@ -139,23 +139,28 @@ def train_and_score(
     if tasks:
         print_once(scores_line(total, tasks))
     params = sharding.to_host(run.mesh, state.weights)
-    if not distributed.is_primary():
-        return {}
+
+    def finish() -> dict[str, Any]:
+        if not distributed.is_primary():
+            return {}
+        results = summary.finish(
+            run.config,
+            run.job.model,
+            params,
+            run.data.train[0][0],
+            run.data.held_out,
+            held_out,
+            rate=rate,
+            workdir=run.workdir,
+        )
+        if tracker is not None:
+            phases.enter('track', patience=trackers.PATIENCE)
+            tracker.finish(results, run.workdir)
+        return results
+
+    # The others stay: JAX would end the first process soon after they have left.
     phases.enter('figures')
-    results = summary.finish(
-        run.config,
-        run.job.model,
-        params,
-        run.data.train[0][0],
-        run.data.held_out,
-        held_out,
-        rate=rate,
-        workdir=run.workdir,
-    )
-    if tracker is not None:
-        phases.enter('track', patience=trackers.PATIENCE)
-        tracker.finish(results, run.workdir)
-    return results
+    return distributed.primary_first(finish)
 
 
 def record_start(run: Run, step: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import preloaded
 import pytest
+from test_main import DRIVER
 
 from pgs.errors import UserError
 from pgs.run.metrics import read_metrics
@@ -32,14 +33,17 @@ FLAGS = [
 STARTED = []
 
 
-def start(workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 1, more=()):
-    """Starts main.py `processes` times; returns them, the primary first."""
+def start(
+    workdir, *, processes: int, devices: int, steps: int = 6, fsdp: int = 1, more=(), change=''
+):
+    """Starts main.py `processes` times, after a `change`; returns them, the primary first."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     command = [
         *preloaded.python(),
-        'main.py',
+        '-c',
+        DRIVER.format(change=change),
         *FLAGS,
         f'--workdir={workdir}',
         f'--config.total_steps={steps}',
@@ -74,9 +78,13 @@ def _nothing_is_left_running():
 
 def finish(processes, timeout=240) -> list[str]:
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
-    codes = [process.returncode for process in processes]
-    assert codes == [0] * len(processes), '\n\n'.join(text[-3000:] for text in outputs)
+    check_statuses(processes, outputs, 0)
     return outputs
+
+
+def check_statuses(processes, outputs: list[str], status: int) -> None:
+    statuses = [process.returncode for process in processes]
+    assert statuses == [status] * len(processes), '\n\n'.join(text[-5000:] for text in outputs)
 
 
 def read_until(process, words: str) -> str:
@@ -162,17 +170,44 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path):
+@pytest.mark.parametrize(('words', 'least'), [('Starts at step', 1), (' 3/3000 ', 3)])
+def test_sigterm_to_one_stops_both_after_the_same_step(words, least, tmp_path):
+    """While the step is compiled, and in the loop."""
     workdir = tmp_path / 'run'
-    processes = start(workdir, processes=2, devices=1, steps=3000)
-    read_until(processes[0], ' 3/3000 ')
+    processes = start(
+        workdir, processes=2, devices=1, steps=3000, more=['--config.data.name=openmoji']
+    )
+    read_until(processes[0], words)
     processes[1].send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [p.returncode for p in processes] == [130, 130], outputs
+    check_statuses(processes, outputs, 130)
     assert 'checkpoint saved' in outputs[0]
     saved = max(int(p.name) for p in (workdir / 'checkpoints').iterdir())
-    assert 3 <= saved < 3000
+    assert least <= saved < 3000
     assert f'stopped at step {saved} of 3000' in outputs[0]
+
+
+SLOW_FIGURES = """
+import time
+from pgs.run import summary
+from pgs.utils import exits
+finish = summary.finish
+def slow(*args, **kwargs):
+    time.sleep(8)
+    return finish(*args, **kwargs)
+summary.finish = slow
+exits.LIMIT_OF_SEVERAL = 1.0
+"""
+
+
+@pytest.mark.slow
+def test_the_others_stay_until_the_first_process_has_written_everything(tmp_path):
+    """JAX's coordination service ends the first process soon after another one has left."""
+    data = ['--config.data.name=openmoji', '--config.data.validation_split=absent']
+    processes = start(tmp_path, processes=2, devices=1, steps=1, more=data, change=SLOW_FIGURES)
+    assert processes[1].wait(timeout=240) == 0
+    assert (tmp_path / 'results.json').exists()
+    finish(processes)
 
 
 @pytest.mark.slow
