@@ -1,5 +1,6 @@
 """Several processes that run one job: start-up, and work that only one of them does."""
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -64,6 +65,10 @@ def start() -> None:
             f'no connection to the processes of this job at {where}: '
             f'{str(error).splitlines()[0]}; are all of them started, and is the port open?'
         ) from error
+    else:
+        # Waits for the others. JAX does so too, but only after our own exit function (pgs/utils/exits.py)
+        # where JAX was imported before that was registered.
+        atexit.register(jax.distributed.shutdown)
 
 
 @contextlib.contextmanager
