@@ -22,6 +22,7 @@ from pgs.utils.console import progress_bar
 
 KS = (1, 5, 10)
 BLOCK = 4096  # rows and columns of similarities that are in memory at once: 64 MB
+loss_of = jax.jit(info_nce)  # outside of jit, its scan is compiled at each call and never freed
 
 
 @jax.jit
@@ -164,7 +165,7 @@ def pair_scores(
     count = len(image_features_NxE)
     metrics = recall_metrics(image_features_NxE, text_features_NxE, np.arange(count))
     images, texts = jnp.asarray(image_features_NxE), jnp.asarray(text_features_NxE)
-    scores = {'val_loss': float(info_nce(images, texts, jnp.asarray(scale)))}
+    scores = {'val_loss': float(loss_of(images, texts, jnp.asarray(scale)))}
     for k in (1, 5):
         scores[f'text_recall@{k}'] = metrics[f'text_retrieval_recall@{k}']
         scores[f'image_recall@{k}'] = metrics[f'image_retrieval_recall@{k}']

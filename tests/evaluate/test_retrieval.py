@@ -1,5 +1,6 @@
 """Retrieval recall, computed by hand and from the full matrix."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -77,6 +78,20 @@ def test_pairs():
     assert (scores['n_eval'], scores['chance@1'], scores['chance@5']) == (2, 0.5, 1.0)
     # rows of logits: (0.6, 1.0), (1.0, 0.6); the true pair is 0.6
     assert scores['val_loss'] == pytest.approx(np.log1p(np.exp(0.4)), rel=1e-6)
+
+
+def test_scores_of_new_features_compile_nothing():
+    """What is compiled at each call stays in memory: a long run with evaluations would grow."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if 'backend_compile' in event else None
+    )
+    features = unit(np.random.default_rng(0).normal(size=(3, 11, 5)))  # shapes of this test alone
+    pair_scores(features[0], features[1], 1.0)
+    assert compiled
+    compiled.clear()
+    pair_scores(features[1], features[2], 2.0)
+    assert compiled == []
 
 
 def test_constant_features_score_nothing():
