@@ -3,7 +3,7 @@
 They are computed for whole images and, with config.eval_masked, for masked ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,21 +36,9 @@ def held_out_scorer(
         return lambda params: dict.fromkeys(SCORE_NAMES)
     embedders = [embedder] if masked_embedder is None else [embedder, masked_embedder]
 
-    def samples() -> Iterator[tuple[str, bytes, str]]:
-        for index in range(len(source)):
-            record = source[index]
-            yield source.location(index), record['image'], captions_of(record)[0]
-
     def score(params: Any) -> Scores:
-        whole, *masked = (e.with_params(params) for e in embedders)
-        bar = progress_bar(samples(), 'Scoring held-out pairs', ' pairs', len(source))
-        features = [
-            (whole.texts(captions), whole.images(images), *(m.images(images) for m in masked))
-            for images, captions in image_batches(
-                bar, image_size=embedder.image_size, batch_size=embedder.batch_size
-            )
-        ]
-        texts_NxE, *images_NxE = (np.concatenate(side) for side in zip(*features, strict=True))
+        with_params = [e.with_params(params) for e in embedders]
+        texts_NxE, *images_NxE = features_of(with_params, source)
         scale = float(jnp.exp(params['logit_scale']))
         scores, *of_masks = (retrieval.pair_scores(i, texts_NxE, scale) for i in images_NxE)
         for of_mask in of_masks:
@@ -58,3 +46,27 @@ def held_out_scorer(
         return scores
 
     return score
+
+
+def features_of(embedders: Sequence[Embedder], source: Records) -> list[np.ndarray]:
+    """Features (N, E) of all pairs: of the first captions, then of the images by each embedder.
+
+    Args:
+      embedders: with parameters; the first one embeds the captions as well.
+      source: of N pairs.
+    """
+    first = embedders[0]
+
+    def samples() -> Iterator[tuple[str, bytes, str]]:
+        for index in range(len(source)):
+            record = source[index]
+            yield source.location(index), record['image'], captions_of(record)[0]
+
+    bar = progress_bar(samples(), 'Scoring held-out pairs', ' pairs', len(source))
+    features = [
+        (first.texts(captions), *(e.images(images) for e in embedders))
+        for images, captions in image_batches(
+            bar, image_size=first.image_size, batch_size=first.batch_size
+        )
+    ]
+    return [np.concatenate(side) for side in zip(*features, strict=True)]

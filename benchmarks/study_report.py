@@ -1,0 +1,156 @@
+"""Statistics, tables and plots of benchmarks.study.
+
+Shapes: S seeds, N held-out pairs, R resamples. A score is the mean over both directions of the
+share of pairs that are found among the first five, recall@5.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.study_runs import POINTS
+from pgs.inference.masking import WHOLE
+from pgs.utils.files import write_whole
+
+K = 5
+TITLES = {'steps': 'steps', 'flops': 'FLOPs', 'seconds': 'training seconds'}
+RESAMPLES = 10_000
+LEVEL = 0.95
+Hits = np.ndarray  # float (S, N): for each pair the mean of both directions, 0, 0.5 or 1
+
+
+class Interval(NamedTuple):
+    """A mean and the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f'{self.mean:.1%} ({self.low:.1%} to {self.high:.1%})'
+
+    def points(self) -> str:
+        """A difference in percentage points."""
+        return f'{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})'
+
+
+def hits(ranks: Mapping[str, np.ndarray], prefix: str = '') -> np.ndarray:
+    """float (N,), from the ranks of a run; prefix: '' or 'masked '."""
+    sides = [ranks[f'{prefix}{side}'] < K for side in ('text', 'image')]
+    return np.mean(sides, axis=0)
+
+
+def resampled(values_SxN: Hits, seed: int = 0) -> np.ndarray:
+    """(R,): means over seeds and pairs that are drawn with replacement, both at once.
+
+    The same draws for arrays of the same shape, so that differences of two are those of paired data.
+    """
+    seeds, pairs = values_SxN.shape
+    rng = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        rows = values_SxN[rng.integers(seeds, size=seeds)].mean(axis=0)
+        means[i] = rows[rng.integers(pairs, size=pairs)].mean()
+    return means
+
+
+def interval(values_SxN: Hits) -> Interval:
+    """The mean, and the bootstrap's 95 % interval by percentiles."""
+    tail = 50.0 * (1.0 - LEVEL)
+    low, high = np.percentile(resampled(values_SxN), [tail, 100.0 - tail])
+    return Interval(float(values_SxN.mean()), float(low), float(high))
+
+
+def rows_of(hits_by_point: Mapping[str, Mapping[str, Hits]]) -> list[dict[str, Any]]:
+    """One row for each point and variant: its score, and its differences to no and a random mask.
+
+    Args:
+      hits_by_point: point -> variant -> hits of the same seeds and pairs; holds WHOLE.
+    """
+    rows = []
+    for point, variants in hits_by_point.items():
+        for name, values in variants.items():
+            row: dict[str, Any] = {'point': point, 'variant': name, 'score': interval(values)}
+            for other in (WHOLE, 'random'):
+                if other in variants and other != name:
+                    row[f'minus {other}'] = interval(values - variants[other])
+            rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mapping) -> str:
+    """A table for each point.
+
+    Args:
+      rows: of rows_of.
+      plan: of the study.
+      figures: variant -> figures of its runs at equal steps, as `train_and_rank` returns them.
+    """
+    text = []
+    for point in POINTS:
+        text += [
+            f'### Equal {TITLES[point]}',
+            '',
+            '| variant | steps | recall@5 | minus no mask | minus random | masked | objects kept |',
+            '| --- | ---: | --- | --- | --- | ---: | ---: |',
+        ]
+        for row in (r for r in rows if r['point'] == point):
+            name = row['variant']
+            differences = [
+                row[key].points() if key in row else ''
+                for key in (f'minus {WHOLE}', 'minus random')
+            ]
+            kept = [f['retention'] for f in figures[name] if f['retention'] is not None]
+            cells = [
+                name,
+                str(plan['steps'][name][point]),
+                str(row['score']),
+                *differences,
+                f'{np.mean([f["masked"] for f in figures[name]]):.0%}',
+                f'{np.mean(kept):.2f}' if kept else '',
+            ]
+            text.append(f'| {" | ".join(cells)} |')
+        text.append('')
+    return '\n'.join(text)
+
+
+def forest(rows: list[dict[str, Any]]) -> Figure:
+    """Differences to the model without a mask, with their intervals, one panel for each point."""
+    others = len({row['variant'] for row in rows}) - 1
+    figure = Figure(figsize=(4 * len(POINTS), 1.2 + 0.3 * others), layout='constrained')
+    panels = figure.subplots(1, len(POINTS), sharey=True)
+    for axis, point in zip(panels, POINTS, strict=True):
+        shown = [r for r in rows if r['point'] == point and f'minus {WHOLE}' in r][::-1]
+        middle = 100 * np.array([r[f'minus {WHOLE}'].mean for r in shown])
+        bounds = 100 * np.array([r[f'minus {WHOLE}'][1:] for r in shown])
+        error = np.abs(bounds.T - middle)
+        axis.errorbar(middle, range(len(shown)), xerr=error, fmt='o', capsize=3)
+        axis.axvline(0.0, color='grey', linewidth=1)
+        axis.set_yticks(range(len(shown)), [r['variant'] for r in shown])
+        axis.set_ylim(-0.7, len(shown) - 0.3)
+        axis.set_title(f'equal {TITLES[point]}')
+        axis.set_xlabel('recall@5 minus that of no mask, points')
+    return figure
+
+
+def raw_csv(records: list[dict[str, Any]]) -> str:
+    """One line for each run."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def write(folder: Path, text: str, records: list[dict[str, Any]], figure: Figure) -> None:
+    """Writes study.md, study.csv and study.png."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format='png', dpi=150)
+    write_whole(folder / 'study.md', text.encode())
+    write_whole(folder / 'study.csv', raw_csv(records).encode())
+    write_whole(folder / 'study.png', drawn.getvalue())

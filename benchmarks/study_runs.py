@@ -1,0 +1,139 @@
+"""The runs of benchmarks.study: what is compared, how long each trains, and one run.
+
+Shape: N held-out pairs.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import common
+from configs import quickstart
+from pgs.build import last_masked_step
+from pgs.evaluate.retrieval import match_ranks
+from pgs.inference.embedding import make_embedder
+from pgs.inference.masking import WHOLE, scoring_mask
+from pgs.run.held_out import features_of
+from pgs.run.loop import device_batches
+from pgs.run.masks import measure_retention
+from pgs.run.opening import EVAL_BATCH, Run, open_run
+from pgs.run.programs import compile_programs
+from pgs.step import init_state
+from pgs.utils.files import absolute
+
+Changes = dict[str, Any]  # key of the config -> value
+HALF = {'masking.mask_ratio': 0.5, 'masking.min_ratio': 0.5, 'masking.max_ratio': 0.5}
+TAIL = {'masking.until': 0.95}  # the last steps see whole images and captions
+SHORT = TAIL | {'text_masking.context_length': 8}
+PGS: Changes = {'masking.strategy': 'pgs', **HALF}
+CLUSTER: Changes = {'masking.strategy': 'cluster', 'masking.cluster_target': 0.5}
+# What is compared. The first one is the model without a mask, to which all others are compared.
+VARIANTS: dict[str, Changes] = {
+    WHOLE: {'masking.strategy': WHOLE},
+    'random': {'masking.strategy': 'random', **HALF},
+    'gaussian': {'masking.strategy': 'gaussian', **HALF},
+    'cluster': CLUSTER | {'masking.min_ratio': 0.3, 'masking.max_ratio': 0.7},
+    'attentive': {'masking.strategy': 'attentive', **HALF},
+    'pgs': PGS,
+    'pgs 0.3-0.5': PGS | {'masking.min_ratio': 0.3},
+    'pgs, whole tail': PGS | TAIL,
+    'pgs, 1 of 5 whole': PGS | {'masking.whole_share': 0.2},
+    'text: truncate': {'masking.strategy': WHOLE, 'text_masking.strategy': 'truncate', **SHORT},
+    'text: random': {'masking.strategy': WHOLE, 'text_masking.strategy': 'random', **SHORT},
+    'text: block': {'masking.strategy': WHOLE, 'text_masking.strategy': 'block', **SHORT},
+    'text: frequency': {'masking.strategy': WHOLE, 'text_masking.strategy': 'frequency', **SHORT},
+    'pgs + text: frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
+}
+POINTS = ('steps', 'flops', 'seconds')  # what is equal in all variants that are compared
+
+
+def variant_config(name: str, *, data: str, batch_size: int, steps: int, seed: int) -> ConfigDict:
+    """The config of a run: the quickstart's model, masked to the end unless the variant says not."""
+    config = quickstart.get_config()
+    config.update(batch_size=batch_size, total_steps=steps, seed=seed, eval_masked=False)
+    config.data.name = data
+    config.masking.until = 1.0
+    config.optimizer.warmup_steps = max(steps // 8, 1)
+    config.optimizer.tail_warmup_steps = max(steps // 80, 1)
+    changes = VARIANTS[name]
+    if 'masking.until' not in changes:
+        config.optimizer.update(tail_rate=0.0, tail_warmup_steps=0)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def flops_a_step(name: str, data: str, batch_size: int) -> float:
+    """FLOPs of the matrix products of a mean step, with a tail of whole images in its share."""
+    config = variant_config(name, data=data, batch_size=batch_size, steps=1000, seed=0)
+    masked, share = common.step_flops(config), config.masking.until
+    if share == 1.0:
+        return masked
+    config.masking.strategy, config.text_masking.context_length = WHOLE, 0
+    return share * masked + (1.0 - share) * common.step_flops(config)
+
+
+def train_and_rank(
+    config: ConfigDict, folder: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Trains a run from its start to its end, and ranks the held-out pairs.
+
+    Args:
+      config: of variant_config.
+      folder: for files that a strategy's calibration leaves there.
+
+    Returns:
+      (ranks, figures): ranks of 'text' (captions found for an image) and 'image', int (N,), 0 for
+      the pair's own before all others, as `match_ranks` gives them, and of both for images that are
+      masked as in training, if the variant masks images; figures: the last step's loss, the mean
+      masked share, and object retention, None where the variant has no mask.
+    """
+    quiet = io.StringIO()  # one progress bar is enough: that of the whole study
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        run = open_run(config, absolute(folder))
+        params, metrics = trained(run)
+        retention = measure_retention(config, run.job.model, params, run.data.held_out)
+        found = ranks(run, params)
+    figures = {
+        'loss': float(metrics[-1]['loss']),
+        'masked': float(np.mean([float(m['mask_ratio']) for m in metrics])),
+        'retention': retention.share if retention else None,
+    }
+    return found, figures
+
+
+def trained(run: Run) -> tuple[Any, list[dict[str, Any]]]:
+    """(parameters, metrics of each step) after all steps of a run."""
+    config, job = run.config, run.job
+    state = init_state(job.model, job.optimizer, config.seed, run.mesh, job.strategy)
+    program, metrics = None, []
+    with contextlib.closing(device_batches(run, 0)) as batches:
+        for step, batch in enumerate(batches, 1):
+            if program is None:
+                last, total = last_masked_step(config, config.total_steps), config.total_steps
+                program = compile_programs(
+                    job, run.mesh, state, batch, last_masked=last, total=total
+                )
+            state, measured = program(step)(state, batch)
+            metrics.append(measured)
+    return state.params, metrics
+
+
+def ranks(run: Run, params: Any) -> dict[str, np.ndarray]:
+    """See train_and_rank."""
+    assert run.data.held_out is not None
+    mask = scoring_mask(run.config.masking, run.job.model.image)
+    embedders = [
+        make_embedder(run.job.model, run.mesh, EVAL_BATCH, m).with_params(params)
+        for m in [None, *([mask] if mask else [])]
+    ]
+    texts, *images = features_of(embedders, run.data.held_out)
+    found = {}
+    for prefix, seen in zip(('', 'masked '), images, strict=False):
+        ids = np.arange(len(texts))
+        found[f'{prefix}text'] = match_ranks(seen, ids, texts, ids)
+        found[f'{prefix}image'] = match_ranks(texts, ids, seen, ids)
+    return found

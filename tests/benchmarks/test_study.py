@@ -1,0 +1,120 @@
+"""The study's statistics against theory and by hand, its variants, its plan, and one tiny run."""
+
+import numpy as np
+import pytest
+from conftest import shrunk_quickstart
+from programs import load_benchmark as load
+
+from pgs.build import check_config
+from pgs.errors import UserError
+
+study, runs, report = load('study'), load('study_runs'), load('study_report')
+
+
+def test_an_interval_is_that_of_theory():
+    """Of independent hits: the mean plus or minus 1.96 standard errors."""
+    values = (np.random.default_rng(0).random((5, 400)) < 0.3).astype(float)
+    error = 1.96 * np.sqrt(values.mean() * (1 - values.mean()) / values.size)
+    found = report.interval(values)
+    assert found.mean == values.mean()
+    # Drawing whole rows and whole columns counts the noise of a single value about three times.
+    assert error < (found.high - found.low) / 2 < 2 * error
+
+
+def test_what_differs_between_seeds_or_pairs_widens_an_interval():
+    rng = np.random.default_rng(0)
+    same = np.full((5, 200), 0.5)
+    seeds = same + rng.normal(size=(5, 1))
+    pairs = same + rng.normal(size=(1, 200))
+    widths = [i.high - i.low for i in map(report.interval, (same, seeds, pairs))]
+    assert widths[0] == 0.0
+    assert widths[1] == pytest.approx(2 * 1.96 * seeds.mean(axis=1).std() / np.sqrt(5), rel=0.25)
+    assert widths[2] == pytest.approx(2 * 1.96 * pairs.mean(axis=0).std() / np.sqrt(200), rel=0.1)
+
+
+def test_differences_are_of_paired_data():
+    """What two variants have in common is in no difference."""
+    common = np.random.default_rng(0).random((5, 100))
+    rows = report.rows_of({'steps': {'none': common, 'random': common - 0.25, 'pgs': common + 0.1}})
+    of_pgs = rows[2]
+    assert of_pgs['minus none'] == pytest.approx((0.1, 0.1, 0.1))
+    assert of_pgs['minus random'] == pytest.approx((0.35, 0.35, 0.35))
+    assert of_pgs['score'].high - of_pgs['score'].low > 0.05
+    assert 'minus none' not in rows[0]
+
+
+def test_hits_by_hand():
+    ranks = {'text': np.array([0, 4, 5]), 'image': np.array([9, 0, 7])}
+    assert report.hits(ranks).tolist() == [0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize('name', runs.VARIANTS)
+def test_each_variant_is_a_valid_config(name):
+    config = runs.variant_config(name, data='openmoji', batch_size=16, steps=80, seed=3)
+    check_config(config, devices=1, platform='cpu')
+    assert (config.seed, config.total_steps) == (3, 80)
+    assert (config.optimizer.tail_rate > 0.0) == (config.masking.until < 1.0)
+
+
+def test_masks_save_flops_and_a_tail_of_whole_images_costs_some():
+    flops = {n: runs.flops_a_step(n, 'openmoji', 16) for n in ('none', 'pgs', 'pgs, whole tail')}
+    assert flops['pgs'] < 0.7 * flops['none']
+    tail = 0.95 * flops['pgs'] + 0.05 * flops['none']
+    assert flops['pgs, whole tail'] == pytest.approx(tail)
+
+
+def test_a_run_ranks_the_held_out_pairs(tmp_path):
+    config = shrunk_quickstart(total_steps=2)
+    config.masking.strategy = 'pgs'
+    ranks, figures = runs.train_and_rank(config, tmp_path)
+    assert set(ranks) == {'text', 'image', 'masked text', 'masked image'}
+    assert {len(values) for values in ranks.values()} == {424}
+    assert (ranks['text'] != ranks['masked text']).any()
+    assert 0.3 < figures['masked'] < 0.6
+    assert 0.5 < figures['retention'] <= 1.0
+
+
+def small_plan() -> dict:
+    names = ['none', 'random', 'pgs']
+    steps = {
+        name: {'steps': 4, 'flops': 4 + 2 * i, 'seconds': 4 + i} for i, name in enumerate(names)
+    }
+    return study.fixed_part(names, 'openmoji', 8, 4) | {'steps': steps}
+
+
+def test_a_report_of_given_runs(tmp_path):
+    plan, rng = small_plan(), np.random.default_rng(0)
+    for name, points in plan['steps'].items():
+        for steps in set(points.values()):
+            for seed in (0, 1):
+                path = study.run_path(tmp_path, name, steps, seed)
+                path.parent.mkdir(exist_ok=True)
+                ranks = {side: rng.integers(0, 10, 50).tolist() for side in ('text', 'image')}
+                figures = {'loss': 1.0, 'masked': 0.5, 'retention': None}
+                study.write_json(path, {'version': 1, 'figures': figures, 'ranks': ranks})
+    text = study.report(tmp_path, plan, [0, 1])
+    assert text.count('| pgs | ') == 3
+    assert '| pgs | 8 | ' in text.split('### Equal FLOPs')[1]
+    lines = (tmp_path / 'report' / 'study.csv').read_text().splitlines()
+    assert len(lines) == 1 + 3 * 3 * 2
+    assert (tmp_path / 'report' / 'study.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_plan_of_other_flags_or_a_damaged_one_is_refused(tmp_path):
+    path = tmp_path / 'plan.json'
+    study.write_json(path, small_plan())
+    names = list(small_plan()['variants'])
+    assert study.open_plan(tmp_path, names, 'openmoji', 8, 4) == small_plan()
+    with pytest.raises(UserError, match='it differs in data, batch_size: give the same flags'):
+        study.open_plan(tmp_path, names, 'openmoji_scenes', 16, 4)
+    path.write_text('{}')
+    with pytest.raises(UserError, match='is no plan of a study'):
+        study.open_plan(tmp_path, names, 'openmoji', 8, 4)
+
+
+@pytest.mark.parametrize('content', ['', '{}', '{"version": 2}', '[1]'])
+def test_a_damaged_run_is_named(tmp_path, content):
+    path = tmp_path / 'pgs-4-0.json'
+    path.write_text(content)
+    with pytest.raises(UserError, match=r'pgs-4-0\.json is no run of this study .*: delete it'):
+        study.read_run(path)
