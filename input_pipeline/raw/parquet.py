@@ -145,6 +145,8 @@ def batches_of(shard: Shard, chosen: Columns) -> Iterator[Any]:
                 yield rows
             if left <= 0:
                 return
+    if left > 0:
+        raise OSError(f'{left} of the rows that its header counts are not in it')
 
 
 def samples(
@@ -204,8 +206,9 @@ def sample_of(batch: Any, i: int, key: str, chosen: Columns, files: ImageFiles) 
         return RawSample(key, defect=drop.args[0], members=1)
     except UnicodeDecodeError:
         return RawSample(key, defect='caption_not_utf8', members=1)
-    captions = tuple(text.encode() for text in texts.captions)
-    return RawSample(key, content, captions, texts.defect, members=1)
+    if texts.defect:
+        return RawSample(key, defect=texts.defect, members=1)
+    return RawSample(key, content, tuple(text.encode() for text in texts.captions), members=1)
 
 
 def bytes_at(column: Any, i: int) -> bytes | None:

@@ -37,6 +37,13 @@ def test_hostile_input_ends_in_a_value_or_an_error_of_one_line(name, process):
     assert outcome.values + outcome.refusals == CASES.get(name, 80)
 
 
+@pytest.mark.parametrize('number', [3710, 4436])
+def test_parquet_that_was_a_finding(number, process):
+    """A header that counts rows which are not there; an image beside the defect of its caption."""
+    outcome = process.submit(fuzz.fuzz, 'parquet', 1, seed=7, out=None, first=number).result()
+    assert not outcome.findings, outcome.findings[0]
+
+
 def test_a_case_is_the_same_for_the_same_numbers(tmp_path):
     target = TARGETS['tsv']
     seeds = target.seeds(tmp_path)
