@@ -5,6 +5,7 @@ share of pairs that are found among the first five, recall@5.
 """
 
 import csv
+import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,6 @@ from pgs.inference.masking import WHOLE
 from pgs.utils.files import write_whole
 
 K = 5
-TITLES = {'steps': 'steps', 'flops': 'FLOPs', 'seconds': 'training seconds'}
 RESAMPLES = 10_000
 LEVEL = 0.95
 Hits = np.ndarray  # float (S, N): for each pair the mean of both directions, 0, 0.5 or 1
@@ -39,24 +39,25 @@ class Interval(NamedTuple):
         return f'{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})'
 
 
-def hits(ranks: Mapping[str, np.ndarray], prefix: str = '') -> np.ndarray:
-    """float (N,), from the ranks of a run; prefix: '' or 'masked '."""
-    sides = [ranks[f'{prefix}{side}'] < K for side in ('text', 'image')]
-    return np.mean(sides, axis=0)
+def hits(ranks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float (N,), from the ranks of a run on whole images."""
+    return np.mean([ranks[side] < K for side in ('text', 'image')], axis=0)
 
 
-def resampled(values_SxN: Hits, seed: int = 0) -> np.ndarray:
+@functools.cache
+def draws(seeds: int, pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed and each pair is drawn: int (R, S) and (R, N)."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.multinomial(n, np.full(n, 1.0 / n), RESAMPLES) for n in (seeds, pairs))
+
+
+def resampled(values_SxN: Hits) -> np.ndarray:
     """(R,): means over seeds and pairs that are drawn with replacement, both at once.
 
     The same draws for arrays of the same shape, so that differences of two are those of paired data.
     """
-    seeds, pairs = values_SxN.shape
-    rng = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        rows = values_SxN[rng.integers(seeds, size=seeds)].mean(axis=0)
-        means[i] = rows[rng.integers(pairs, size=pairs)].mean()
-    return means
+    seeds_RxS, pairs_RxN = draws(*values_SxN.shape)
+    return (seeds_RxS @ values_SxN * pairs_RxN).sum(axis=1) / values_SxN.size
 
 
 def interval(values_SxN: Hits) -> Interval:
@@ -94,7 +95,7 @@ def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mappi
     text = []
     for point in POINTS:
         text += [
-            f'### Equal {TITLES[point]}',
+            f'### Equal {POINTS[point]}',
             '',
             '| variant | steps | recall@5 | minus no mask | minus random | masked | objects kept |',
             '| --- | ---: | --- | --- | --- | ---: | ---: |',
@@ -133,7 +134,7 @@ def forest(rows: list[dict[str, Any]]) -> Figure:
         axis.axvline(0.0, color='grey', linewidth=1)
         axis.set_yticks(range(len(shown)), [r['variant'] for r in shown])
         axis.set_ylim(-0.7, len(shown) - 0.3)
-        axis.set_title(f'equal {TITLES[point]}')
+        axis.set_title(f'equal {POINTS[point]}')
         axis.set_xlabel('recall@5 minus that of no mask, points')
     return figure
 

@@ -48,7 +48,8 @@ VARIANTS: dict[str, Changes] = {
     'text: frequency': {'masking.strategy': WHOLE, 'text_masking.strategy': 'frequency', **SHORT},
     'pgs + text: frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
 }
-POINTS = ('steps', 'flops', 'seconds')  # what is equal in all variants that are compared
+# What is equal in all variants that are compared, and its title.
+POINTS = {'steps': 'steps', 'flops': 'FLOPs', 'seconds': 'training seconds'}
 
 
 def variant_config(name: str, *, data: str, batch_size: int, steps: int, seed: int) -> ConfigDict:

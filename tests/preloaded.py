@@ -106,7 +106,7 @@ def next_program(listener: socket.socket) -> dict:
                 connection.sendall(str(pid).encode())
                 ended = os.pidfd_open(pid)
                 ready.register(ended, selectors.EVENT_READ, (pid, connection))
-                ready.register(connection, selectors.EVENT_READ, (pid, ended))
+                ready.register(connection, selectors.EVENT_READ, pid)
             elif isinstance(key.fileobj, int):  # a child has ended
                 pid, connection = key.data
                 _, status = os.waitpid(pid, 0)
@@ -118,7 +118,7 @@ def next_program(listener: socket.socket) -> dict:
                 os.close(key.fileobj)
             else:  # a client was killed
                 ready.unregister(key.fileobj)
-                os.kill(key.data[0], signal.SIGKILL)
+                os.kill(key.data, signal.SIGKILL)
 
 
 def run(request: dict) -> None:
