@@ -23,7 +23,8 @@ from absl import flags
 
 import input_pipeline
 from benchmarks import common, study_report
-from benchmarks.study_runs import POINTS, VARIANTS, flops_a_step, train_and_rank, variant_config
+from benchmarks.study_runs import POINTS, flops_a_step, train_and_rank, variant_config
+from configs.study import QUICK, VARIANTS
 from pgs.errors import UserError, did_you_mean
 from pgs.inference.masking import WHOLE
 from pgs.utils import cli
@@ -31,14 +32,13 @@ from pgs.utils.console import progress_bar
 from pgs.utils.files import read_json, write_json
 
 VERSION = 1  # of plan.json and the files of runs
-QUICK = flags.DEFINE_bool('quick', False, 'Three masks, two seeds and 20 steps.')
+IS_QUICK = flags.DEFINE_bool('quick', False, 'Three masks, two seeds and 20 steps.')
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds, from 0 on.', lower_bound=2)
 DATA = flags.DEFINE_string('data', 'openmoji_scenes', 'Embedded data set: or openmoji, over white.')
 ONLY = flags.DEFINE_list('only', [], f'Variants by comma, with {WHOLE}; by default all.')
 OUT = flags.DEFINE_string('out', 'runs/study', 'Folder of the study.')
 BATCH, STEPS = 128, 200  # of the model without a mask
 QUICK_BATCH, QUICK_STEPS = 32, 20
-QUICK_VARIANTS = (WHOLE, 'random', 'pgs')
 ROUNDS = 7  # of the time of a step
 
 
@@ -121,9 +121,7 @@ def open_plan(folder: Path, names: list[str], data: str, size: int, steps: int) 
 
 def run_path(folder: Path, name: str, steps: int, seed: int) -> Path:
     """The file of a run; points with the same number of steps share it."""
-    return (
-        folder / 'runs' / f'{"".join(c if c.isalnum() else "_" for c in name)}-{steps}-{seed}.json'
-    )
+    return folder / 'runs' / f'{name}-{steps}-{seed}.json'
 
 
 def one_run(folder: Path, plan: dict[str, Any], name: str, steps: int, seed: int) -> None:
@@ -183,7 +181,7 @@ def report(folder: Path, plan: dict[str, Any], seeds: list[int]) -> str:
 def main(argv: list[str]) -> None:
     del argv
     input_pipeline.hide_accelerators_from_tensorflow()
-    names = ONLY.value or list(QUICK_VARIANTS if QUICK.value else VARIANTS)
+    names = ONLY.value or list(QUICK if IS_QUICK.value else VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(
             f'--only={unknown[0]} is unknown: {did_you_mean(unknown[0], VARIANTS)}'
@@ -191,8 +189,8 @@ def main(argv: list[str]) -> None:
         )
     if WHOLE not in names:
         raise UserError(f'--only needs {WHOLE}, to which the others are compared')
-    seeds = list(range(2 if QUICK.value else SEEDS.value))
-    size, steps = (QUICK_BATCH, QUICK_STEPS) if QUICK.value else (BATCH, STEPS)
+    seeds = list(range(2 if IS_QUICK.value else SEEDS.value))
+    size, steps = (QUICK_BATCH, QUICK_STEPS) if IS_QUICK.value else (BATCH, STEPS)
     folder = Path(OUT.value)
     plan = open_plan(folder, names, DATA.value, size, steps)
     todo = [

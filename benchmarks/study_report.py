@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.study_runs import POINTS
+from configs.study import BASELINES
 from pgs.inference.masking import WHOLE
 from pgs.utils.files import write_whole
 
@@ -68,7 +69,7 @@ def interval(values_SxN: Hits) -> Interval:
 
 
 def rows_of(hits_by_point: Mapping[str, Mapping[str, Hits]]) -> list[dict[str, Any]]:
-    """One row for each point and variant: its score, and its differences to no and a random mask.
+    """One row for each point and variant: its score, and its differences to BASELINES.
 
     Args:
       hits_by_point: point -> variant -> hits of the same seeds and pairs; holds WHOLE.
@@ -77,7 +78,7 @@ def rows_of(hits_by_point: Mapping[str, Mapping[str, Hits]]) -> list[dict[str, A
     for point, variants in hits_by_point.items():
         for name, values in variants.items():
             row: dict[str, Any] = {'point': point, 'variant': name, 'score': interval(values)}
-            for other in (WHOLE, 'random'):
+            for other in BASELINES:
                 if other in variants and other != name:
                     row[f'minus {other}'] = interval(values - variants[other])
             rows.append(row)
@@ -97,15 +98,13 @@ def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mappi
         text += [
             f'### Equal {POINTS[point]}',
             '',
-            '| variant | steps | recall@5 | minus no mask | minus random | masked | objects kept |',
+            f'| variant | steps | recall@5 | minus {" | minus ".join(BASELINES)} | masked | objects kept |',
             '| --- | ---: | --- | --- | --- | ---: | ---: |',
         ]
         for row in (r for r in rows if r['point'] == point):
             name = row['variant']
-            differences = [
-                row[key].points() if key in row else ''
-                for key in (f'minus {WHOLE}', 'minus random')
-            ]
+            keys = [f'minus {other}' for other in BASELINES]
+            differences = [row[key].points() if key in row else '' for key in keys]
             kept = [f['retention'] for f in figures[name] if f['retention'] is not None]
             cells = [
                 name,

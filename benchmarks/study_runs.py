@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import common
-from configs import quickstart
+from configs import study
 from pgs.build import last_masked_step
 from pgs.evaluate.retrieval import match_ranks
 from pgs.inference.embedding import make_embedder
@@ -25,45 +25,18 @@ from pgs.run.programs import compile_programs
 from pgs.step import init_state
 from pgs.utils.files import absolute
 
-Changes = dict[str, Any]  # key of the config -> value
-HALF = {'masking.mask_ratio': 0.5, 'masking.min_ratio': 0.5, 'masking.max_ratio': 0.5}
-TAIL = {'masking.until': 0.95}  # the last steps see whole images and captions
-SHORT = TAIL | {'text_masking.context_length': 8}
-PGS: Changes = {'masking.strategy': 'pgs', **HALF}
-CLUSTER: Changes = {'masking.strategy': 'cluster', 'masking.cluster_target': 0.5}
-# What is compared. The first one is the model without a mask, to which all others are compared.
-VARIANTS: dict[str, Changes] = {
-    WHOLE: {'masking.strategy': WHOLE},
-    'random': {'masking.strategy': 'random', **HALF},
-    'gaussian': {'masking.strategy': 'gaussian', **HALF},
-    'cluster': CLUSTER | {'masking.min_ratio': 0.3, 'masking.max_ratio': 0.7},
-    'attentive': {'masking.strategy': 'attentive', **HALF},
-    'pgs': PGS,
-    'pgs 0.3-0.5': PGS | {'masking.min_ratio': 0.3},
-    'pgs, whole tail': PGS | TAIL,
-    'pgs, 1 of 5 whole': PGS | {'masking.whole_share': 0.2},
-    'text: truncate': {'masking.strategy': WHOLE, 'text_masking.strategy': 'truncate', **SHORT},
-    'text: random': {'masking.strategy': WHOLE, 'text_masking.strategy': 'random', **SHORT},
-    'text: block': {'masking.strategy': WHOLE, 'text_masking.strategy': 'block', **SHORT},
-    'text: frequency': {'masking.strategy': WHOLE, 'text_masking.strategy': 'frequency', **SHORT},
-    'pgs + text: frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
-}
 # What is equal in all variants that are compared, and its title.
 POINTS = {'steps': 'steps', 'flops': 'FLOPs', 'seconds': 'training seconds'}
 
 
 def variant_config(name: str, *, data: str, batch_size: int, steps: int, seed: int) -> ConfigDict:
-    """The config of a run: the quickstart's model, masked to the end unless the variant says not."""
-    config = quickstart.get_config()
-    config.update(batch_size=batch_size, total_steps=steps, seed=seed, eval_masked=False)
+    """The config of a run of a variant of configs/study.py."""
+    config = study.get_config(name)
+    config.update(batch_size=batch_size, total_steps=steps, seed=seed)
     config.data.name = data
-    config.masking.until = 1.0
     config.optimizer.warmup_steps = max(steps // 8, 1)
-    config.optimizer.tail_warmup_steps = max(steps // 80, 1)
-    changes = VARIANTS[name]
-    if 'masking.until' not in changes:
-        config.optimizer.update(tail_rate=0.0, tail_warmup_steps=0)
-    config.update_from_flattened_dict(changes)
+    if config.masking.until < 1.0:
+        config.optimizer.tail_warmup_steps = max(steps // 80, 1)
     return config
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import shrunk_quickstart
 from programs import load_benchmark as load
 
+from configs.study import VARIANTS
 from pgs.build import check_config
 from pgs.errors import UserError
 
@@ -48,7 +49,7 @@ def test_hits_by_hand():
     assert report.hits(ranks).tolist() == [0.5, 1.0, 0.0]
 
 
-@pytest.mark.parametrize('name', runs.VARIANTS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_each_variant_is_a_valid_config(name):
     config = runs.variant_config(name, data='openmoji', batch_size=16, steps=80, seed=3)
     check_config(config, devices=1, platform='cpu')
@@ -56,11 +57,16 @@ def test_each_variant_is_a_valid_config(name):
     assert (config.optimizer.tail_rate > 0.0) == (config.masking.until < 1.0)
 
 
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(UserError, match=r'study\.py:pgs-0\.7 is not a variant: .* pgs-0\.3,'):
+        runs.variant_config('pgs-0.7', data='openmoji', batch_size=16, steps=80, seed=3)
+
+
 def test_masks_save_flops_and_a_tail_of_whole_images_costs_some():
-    flops = {n: runs.flops_a_step(n, 'openmoji', 16) for n in ('none', 'pgs', 'pgs, whole tail')}
+    flops = {n: runs.flops_a_step(n, 'openmoji', 16) for n in ('none', 'pgs', 'pgs-tail')}
     assert flops['pgs'] < 0.7 * flops['none']
     tail = 0.95 * flops['pgs'] + 0.05 * flops['none']
-    assert flops['pgs, whole tail'] == pytest.approx(tail)
+    assert flops['pgs-tail'] == pytest.approx(tail)
 
 
 def test_a_run_ranks_the_held_out_pairs(tmp_path):

@@ -1,0 +1,59 @@
+"""The quickstart's model with each mask that benchmarks.study compares, one argument for each variant.
+
+Command:  python main.py --config=configs/study.py:attentive
+Time:     that of configs/quickstart.py and less, by the variant's FLOPs
+Result:   none yet; `python -m benchmarks.study` trains all variants with several seeds
+
+A variant masks from the first step to the last, unless its name says otherwise: `-tail` sees whole
+images and captions in the last 5 % of its steps, as the text masks do, and `-mixed` masks four of
+five images.
+"""
+
+from typing import Any
+
+from configs import quickstart
+from pgs.errors import UserError
+
+HALF = {'masking.mask_ratio': 0.5, 'masking.min_ratio': 0.5, 'masking.max_ratio': 0.5}
+TAIL = {'masking.until': 0.95}
+SHORT = TAIL | {'text_masking.context_length': 8}
+PGS: dict[str, Any] = {'masking.strategy': 'pgs', **HALF}
+TEXT: dict[str, Any] = {'masking.strategy': 'none', **SHORT}
+
+# argument -> key of the config -> value
+VARIANTS: dict[str, dict[str, Any]] = {
+    'none': {'masking.strategy': 'none'},
+    'random': {'masking.strategy': 'random', **HALF},
+    'gaussian': {'masking.strategy': 'gaussian', **HALF},
+    'cluster': {
+        'masking.strategy': 'cluster',
+        'masking.cluster_target': 0.5,
+        'masking.min_ratio': 0.3,
+        'masking.max_ratio': 0.7,
+    },
+    'attentive': {'masking.strategy': 'attentive', **HALF},
+    'pgs': PGS,
+    'pgs-0.3': PGS | {'masking.min_ratio': 0.3},
+    'pgs-tail': PGS | TAIL,
+    'pgs-mixed': PGS | {'masking.whole_share': 0.2},
+    'text-truncate': TEXT | {'text_masking.strategy': 'truncate'},
+    'text-random': TEXT | {'text_masking.strategy': 'random'},
+    'text-block': TEXT | {'text_masking.strategy': 'block'},
+    'text-frequency': TEXT | {'text_masking.strategy': 'frequency'},
+    'pgs-text-frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
+}
+BASELINES = ('none', 'random')  # to which the others are compared
+QUICK = (*BASELINES, 'pgs')  # of `--quick`
+
+
+def get_config(variant: str = 'pgs'):
+    if variant not in VARIANTS:
+        raise UserError(f'study.py:{variant} is not a variant: take one of {", ".join(VARIANTS)}')
+    changes = VARIANTS[variant]
+    config = quickstart.get_config()
+    config.eval_masked = False
+    config.masking.until = 1.0
+    if 'masking.until' not in changes:
+        config.optimizer.update(tail_rate=0.0, tail_warmup_steps=0)
+    config.update_from_flattened_dict(changes)
+    return config
