@@ -91,7 +91,7 @@ class FilledBucket(NamedTuple):
     """Which images, and which of their patches, are in a bucket of each group."""
 
     ids_GxSxK: jax.Array  # int32, patch positions within the group's N * L patches
-    valid_GxSxK: jax.Array | None  # bool; None where every slot is used
+    count_GxS: jax.Array | None  # int32, first slots that are used; None where every slot is
 
 
 class BucketAssignment(NamedTuple):
@@ -99,6 +99,20 @@ class BucketAssignment(NamedTuple):
 
     buckets: tuple[FilledBucket, ...]
     inverse_GxN: jax.Array  # int32, row of each image's result, shortest bucket first
+
+
+def valid_first(keep_ids: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Moves the padding of each image to its end, so that a length says what attention may see.
+
+    Args:
+      keep_ids: int32 (B, K).
+      valid: bool (B, K).
+
+    Returns:
+      (keep_ids int32 (B, K), the valid ones first and in their order; int32 (B,), how many they are).
+    """
+    first_BxK = jnp.argsort(~valid, axis=1, stable=True)
+    return jnp.take_along_axis(keep_ids, first_BxK, axis=1), valid.sum(axis=1, dtype=jnp.int32)
 
 
 def assign_buckets(
@@ -111,24 +125,20 @@ def assign_buckets(
       valid: bool (B, K).
       length: L, patches of an image.
     """
-    # Valid slots first, in order: those of an image that fills its bucket are exactly the first ones.
-    first_BxK = jnp.argsort(~valid, axis=1, stable=True)
-    ids_GxNxK, valid_GxNxK = (
-        jnp.take_along_axis(a, first_BxK, axis=1).reshape(-1, buckets.group, a.shape[1])
-        for a in (keep_ids, valid)
-    )
-    order_GxN = jnp.argsort(valid_GxNxK.sum(axis=2), axis=1, stable=True)
+    # The valid slots of an image that fills its bucket are exactly the first ones.
+    first_BxK, count_B = valid_first(keep_ids, valid)
+    count_GxN = count_B.reshape(-1, buckets.group)
+    order_GxN = jnp.argsort(count_GxN, axis=1, stable=True)
+    ids_GxNxK = first_BxK.reshape(*count_GxN.shape, -1)
     flat_GxNxK = ids_GxNxK + length * jnp.arange(buckets.group)[:, None]
 
     filled, start = [], 0
     for size in buckets.sizes:
-        chosen_GxSx1 = order_GxN[:, start : start + size.images, None]
+        chosen_GxS = order_GxN[:, start : start + size.images]
         start += size.images
-        ids, used = (
-            jnp.take_along_axis(values, chosen_GxSx1, axis=1)[:, :, : size.slots]
-            for values in (flat_GxNxK, valid_GxNxK)
-        )
-        filled.append(FilledBucket(ids, used if size.padded else None))
+        ids_GxSxK = jnp.take_along_axis(flat_GxNxK, chosen_GxS[:, :, None], axis=1)
+        count_GxS = jnp.take_along_axis(count_GxN, chosen_GxS, axis=1) if size.padded else None
+        filled.append(FilledBucket(ids_GxSxK[:, :, : size.slots], count_GxS))
     return BucketAssignment(tuple(filled), jnp.argsort(order_GxN, axis=1))
 
 

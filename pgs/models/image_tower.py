@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from pgs.masking.budget import assign_buckets, gather_patches
+from pgs.masking.budget import assign_buckets, gather_patches, valid_first
 from pgs.masking.selection import PatchSelection
 from pgs.masking.similarity import pixel_patches
 from pgs.models.transformer import (
@@ -52,7 +52,7 @@ class TokenRows(NamedTuple):
 
     tokens_RxTxD: jax.Array
     segments: Segments  # sequences within a row, see transformer.py
-    valid: tuple[jax.Array | None, ...]  # one for each segment, see Transformer
+    lengths: tuple[jax.Array | None, ...]  # one for each segment, see Transformer
     inverse_GxN: jax.Array | None = (
         None  # where each image's class token is; None: one row an image
     )
@@ -101,7 +101,7 @@ class ImageTower(nn.Module):
         rows = token_rows(class_D, x_BxLxD, selection)
         x_RxTxD = layer_norm(dtype, 'ln_pre')(rows.tokens_RxTxD)
         blocks = Transformer(s.transformer, rows.segments, name='transformer')
-        pooled_BxD = pool_class_tokens(blocks(x_RxTxD, rows.valid), rows)
+        pooled_BxD = pool_class_tokens(blocks(x_RxTxD, rows.lengths), rows)
         pooled_BxD = layer_norm(jnp.float32, 'ln_post')(pooled_BxD)
         projection = normal_param(self, 'projection', (width, s.embed_dim), width**-0.5)
         return pooled_BxD @ projection, selection
@@ -118,22 +118,26 @@ def token_rows(
     length, width = x_BxLxD.shape[1:]
     if selection is None:
         return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
-    if selection.buckets is None or selection.valid is None:
-        if selection.keep_ids.shape[1] == length and selection.valid is None:
-            return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
-        kept_BxKxD = jnp.take_along_axis(x_BxLxD, selection.keep_ids[:, :, None], axis=1)
-        return TokenRows(with_class(class_D, kept_BxKxD), None, (with_class_slot(selection.valid),))
-    assigned = assign_buckets(selection.keep_ids, selection.valid, length, selection.buckets)
-    rows, segments, valid = [], [], []
+    keep_ids, valid = selection.keep_ids, selection.valid
+    if valid is None:
+        if keep_ids.shape[1] < length:
+            x_BxLxD = jnp.take_along_axis(x_BxLxD, keep_ids[:, :, None], axis=1)
+        return TokenRows(with_class(class_D, x_BxLxD), None, (None,))
+    if selection.buckets is None:
+        first_ids, count_B = valid_first(keep_ids, valid)
+        kept_BxKxD = jnp.take_along_axis(x_BxLxD, first_ids[:, :, None], axis=1)
+        return TokenRows(with_class(class_D, kept_BxKxD), None, (count_B + 1,))
+    assigned = assign_buckets(keep_ids, valid, length, selection.buckets)
+    rows, segments, lengths = [], [], []
     for bucket in assigned.buckets:
         groups, images, _ = bucket.ids_GxSxK.shape
         tokens = with_class(class_D, gather_patches(x_BxLxD, bucket.ids_GxSxK))
         rows.append(tokens.reshape(groups, -1, width))
         segments.append((images, tokens.shape[1]))
-        used = bucket.valid_GxSxK
-        valid.append(None if used is None else with_class_slot(rearrange(used, 'g s k -> (g s) k')))
+        count_GxS = bucket.count_GxS
+        lengths.append(None if count_GxS is None else count_GxS.reshape(-1) + 1)
     return TokenRows(
-        jnp.concatenate(rows, axis=1), tuple(segments), tuple(valid), assigned.inverse_GxN
+        jnp.concatenate(rows, axis=1), tuple(segments), tuple(lengths), assigned.inverse_GxN
     )
 
 
@@ -151,10 +155,3 @@ def with_class(class_D: jax.Array, x_BxKxD: jax.Array) -> jax.Array:
     """The class token before each sequence of patches: (B, K + 1, D)."""
     class_Bx1xD = jnp.broadcast_to(class_D, (x_BxKxD.shape[0], 1, class_D.shape[0]))
     return jnp.concatenate([class_Bx1xD, x_BxKxD], axis=1)
-
-
-def with_class_slot(valid_BxK: jax.Array | None) -> jax.Array | None:
-    """`valid` with a first column for the class token, which is always valid: (B, K + 1)."""
-    if valid_BxK is None:
-        return None
-    return jnp.pad(valid_BxK, ((0, 0), (1, 0)), constant_values=True)

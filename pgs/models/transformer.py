@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]
+        self, x_BxTxD: jax.Array, lengths: tuple[jax.Array | None, ...]
     ) -> tuple[jax.Array, None]:
         s, width = self.settings, self.settings.width
         x_BxTxD = shard_batch(x_BxTxD)  # so that the weights are gathered, not the activations
@@ -78,7 +78,7 @@ class Block(nn.Module):
 
         h = layer_norm(s.dtype, 'ln_1')(x_BxTxD)
         qkv = dense(3 * width, width**-0.5, 'qkv')(h)
-        h = self.attend(qkv, valid)
+        h = self.attend(qkv, lengths)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
         h = layer_norm(s.dtype, 'ln_2')(x_BxTxD)
@@ -87,10 +87,10 @@ class Block(nn.Module):
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
         return x_BxTxD, None
 
-    def attend(self, qkv_BxTx3D: jax.Array, valid: tuple[jax.Array | None, ...]) -> jax.Array:
+    def attend(self, qkv_BxTx3D: jax.Array, lengths: tuple[jax.Array | None, ...]) -> jax.Array:
         """Attention within each sequence, (B, T, D)."""
-        length, results, start = qkv_BxTx3D.shape[1], [], 0
-        for (count, tokens), valid_NxT in zip(self.segments or ((1, length),), valid, strict=True):
+        segments, results, start = self.segments or ((1, qkv_BxTx3D.shape[1]),), [], 0
+        for (count, tokens), lengths_N in zip(segments, lengths, strict=True):
             part = qkv_BxTx3D[:, start : start + count * tokens]
             start += count * tokens
             # Split first: with a single rearrange to (3, ...) XLA copies the complete array.
@@ -100,9 +100,13 @@ class Block(nn.Module):
             )
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
-            mask = None if valid_NxT is None else valid_NxT[:, None, None, :]
             out = jax.nn.dot_product_attention(
-                q, k, v, mask=mask, is_causal=self.settings.causal, implementation=fused(q, mask)
+                q,
+                k,
+                v,
+                is_causal=self.settings.causal,
+                key_value_seq_lengths=lengths_N,
+                implementation=fused(q),
             )
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
@@ -117,14 +121,15 @@ def first_token_attention(q_BxTxHxD: jax.Array, k_BxTxHxD: jax.Array) -> jax.Arr
     return weights_BxHxT[:, :, 1:].mean(axis=1)
 
 
-def fused(q_BxTxHxD: jax.Array, mask: jax.Array | None) -> Literal['cudnn'] | None:
+def fused(q_BxTxHxD: jax.Array) -> Literal['cudnn'] | None:
     """'cudnn' where cuDNN's flash attention takes these arrays, None for XLA's own.
 
     JAX leaves the choice to the caller. cuDNN requires half precision and a head width that is a
-    multiple of 8 and at most 128. With a mask it has further conditions, so XLA computes those.
+    multiple of 8 and at most 128. It takes lengths, but computes a mask as a bias of full size,
+    which is why padding stands at the end of a sequence.
     """
     width = q_BxTxHxD.shape[-1]
-    fits = q_BxTxHxD.dtype == jnp.bfloat16 and width % 8 == 0 and width <= 128 and mask is None
+    fits = q_BxTxHxD.dtype == jnp.bfloat16 and width % 8 == 0 and width <= 128
     return 'cudnn' if fits and jax.default_backend() == 'gpu' else None
 
 
@@ -158,13 +163,13 @@ class Transformer(nn.Module):
     segments: Segments = None
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, valid: tuple[jax.Array | None, ...]) -> jax.Array:
+    def __call__(self, x_BxTxD: jax.Array, lengths: tuple[jax.Array | None, ...]) -> jax.Array:
         """Runs all blocks.
 
         Args:
           x_BxTxD: tokens.
-          valid: for each segment bool (sequences, tokens), False for tokens that no other may
-            attend to; None for no mask at all.
+          lengths: for each segment int32 (sequences,), the number of first tokens of a sequence that
+            the others attend to, those behind are padding; None where all are.
         """
         s = self.settings
         block = Block
@@ -178,7 +183,7 @@ class Transformer(nn.Module):
             length=s.layers,
         )
         blocks = stack(s, self.segments, name='blocks')
-        x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), valid)
+        x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), lengths)
         return x_BxTxD
 
 
