@@ -18,7 +18,7 @@ from configs import vitb16_clip, vitb16_flip, vitb16_pgs
 from input_pipeline.text_masking import train_length
 from input_pipeline.tokenizer import START_OF_TEXT
 from pgs import sharding
-from pgs.build import Job, build
+from pgs.build import Job, build, compute_dtype
 from pgs.compile.aot import configured_selection
 from pgs.compile.flops import flops_of
 from pgs.errors import UserError
@@ -124,10 +124,14 @@ def peak_memory(compiled: jax.stages.Compiled) -> float:
     return (held + sizes.temp_size_in_bytes) / 2**30
 
 
-def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
-    """FLOP/s of the fastest of several float32 products of two square matrices."""
+def matmul_peak(repeats: int = 8) -> float:
+    """FLOP/s of the fastest of several products of two square matrices, in the dtype of the step."""
+    backend = jax.default_backend()
+    size = 2048 if backend == 'cpu' else 8192
+    dtype = compute_dtype('auto', backend)
     product = jax.jit(lambda a: a @ a)
-    a = jnp.ones((size, size)) / size
+    # Random: some chips multiply constants faster, since they draw less power.
+    a = (jax.random.normal(jax.random.key(0), (size, size)) / size**0.5).astype(dtype)
     product(a).block_until_ready()
     best = min(timed(lambda: product(a)) for _ in range(repeats))
     return 2 * size**3 / best

@@ -74,7 +74,7 @@ def measure(names: list[str], batch_size: int, rounds: int) -> dict[str, Measure
                 measured[name].seconds.append(seconds)
                 if selection is not None:
                     measured[name].selections.append(selection)
-            print(f'round {number}/{rounds}  {name:<11} {seconds:.2f} s', flush=True)
+            print(f'round {number}/{rounds}  {name:<11} {seconds:.4g} s', flush=True)
     return measured
 
 
@@ -119,8 +119,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         relative = row.get('relative_training_time')
         return [
             name,
-            f'{seconds["median"]:.2f}',
-            f'{seconds["min"]:.2f}..{seconds["max"]:.2f}',
+            f'{seconds["median"]:#.3g}',
+            f'{seconds["min"]:#.3g}..{seconds["max"]:#.3g}',
             f'{row["pairs_per_second"]:.2f}',
             f'{relative:.3f}' if relative else '-',
             f'{row["mfu"]:.1%}',
@@ -150,7 +150,7 @@ def panels(rows: dict[str, dict[str, Any]]) -> Panels:
 def main(argv: list[str]) -> None:
     del argv
     peak, batch_size = common.matmul_peak(), BATCH_SIZE.value
-    print(f'Matmul peak {peak / 1e9:.0f} GFLOP/s (float32). Compiling {len(NAMES.value)} variants')
+    print(f'Matmul peak {peak / 1e9:.0f} GFLOP/s. Compiling {len(NAMES.value)} variants')
     measured = measure(NAMES.value, batch_size, ROUNDS.value)
     baseline = next((m.seconds for m in measured.values() if not m.selections), None)
     rows = {}

@@ -100,16 +100,37 @@ class Block(nn.Module):
             )
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
-            out = jax.nn.dot_product_attention(
-                q,
-                k,
-                v,
-                is_causal=self.settings.causal,
-                key_value_seq_lengths=lengths_N,
-                implementation=fused(q),
-            )
+            out = attention(q, k, v, lengths_N, causal=self.settings.causal)
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
+
+
+def attention(
+    q_BxTxHxD: jax.Array,
+    k_BxTxHxD: jax.Array,
+    v_BxTxHxD: jax.Array,
+    lengths_B: jax.Array | None,
+    *,
+    causal: bool,
+) -> jax.Array:
+    """Softmax attention by the platform's fastest implementation, see `fused`: (B, T, H, D).
+
+    Args:
+      q_BxTxHxD, k_BxTxHxD, v_BxTxHxD: of one dtype.
+      lengths_B: int32, the first tokens that the others attend to; None: all.
+      causal: each token attends to itself and those before it.
+    """
+    implementation, tokens = fused(q_BxTxHxD), q_BxTxHxD.shape[1]
+    qkv: tuple[jax.Array, ...] = (q_BxTxHxD, k_BxTxHxD, v_BxTxHxD)
+    if implementation == 'cudnn' and tokens % 2:
+        # JAX refuses cuDNN's gradient for odd numbers of tokens, so one is added that none sees.
+        qkv = tuple(jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in qkv)
+        if lengths_B is None and not causal:
+            lengths_B = jnp.full(q_BxTxHxD.shape[:1], tokens, jnp.int32)
+    out_BxTxHxD = jax.nn.dot_product_attention(
+        *qkv, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
+    )
+    return out_BxTxHxD[:, :tokens]
 
 
 def first_token_attention(q_BxTxHxD: jax.Array, k_BxTxHxD: jax.Array) -> jax.Array:

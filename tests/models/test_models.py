@@ -13,7 +13,7 @@ from pgs.masking import configured
 from pgs.masking.selection import PatchSelection
 from pgs.models import build_model
 from pgs.models.clip import CLIP, unit_norm
-from pgs.models.transformer import fused
+from pgs.models.transformer import attention, fused
 
 
 def small_model_config(**changes):
@@ -270,3 +270,23 @@ def test_unknown_remat_policy_is_named():
 def test_fused_attention_where_cudnn_takes_it(monkeypatch, backend, dtype, width, expected):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     assert fused(jnp.zeros((1, 2, 1, width), dtype)) == expected
+
+
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('lengths', [None, [3, 7, 5]])
+def test_cudnn_gets_even_numbers_of_tokens_and_the_result_stays(monkeypatch, lengths, causal):
+    """JAX refuses its gradient for odd ones. XLA stands in for cuDNN here."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 3, 7, 2, 8), jnp.bfloat16)
+    lengths = None if lengths is None else jnp.array(lengths, jnp.int32)
+    expected = attention(q, k, v, lengths, causal=causal)
+    xla = jax.nn.dot_product_attention
+
+    def cudnn(q, k, v, *, implementation, **settings):
+        assert implementation == 'cudnn'
+        assert {x.shape[1] for x in (q, k, v)} == {8}
+        return xla(q, k, v, implementation='xla', **settings)
+
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', cudnn)
+    found = attention(q, k, v, lengths, causal=causal)
+    np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=0.01)
