@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # in subprocesses too; libtpu looks for a TPU at length
@@ -15,15 +16,19 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
     Path(__file__).parent.parent / '.pytest_cache' / 'xla'
 )
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-# XLA does the same to a program, LLVM does less: it compiles in half the time.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+# XLA does the same to a program, LLVM does less: it compiles in half the time. JAX 0.10 can emit
+# fusions without MLIR too, in half of that; JAX 0.12 ends at a flag that it does not know.
+FLAGS = ['--xla_backend_optimization_level=0']
+if version('jaxlib').startswith('0.10.'):
+    FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+os.environ.setdefault('XLA_FLAGS', ' '.join(FLAGS))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 os.environ['GCS_RETRY_CONFIG_INIT_DELAY_TIME_US'] = '1000'  # not a second; read once a process
 
-import jax
-import numpy as np
-import pytest
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)  # before any array: the tests of the mesh need them
 
@@ -39,6 +44,8 @@ from pgs.convert.export import export  # noqa: E402
 from pgs.masking.object_retention import photographs  # noqa: E402
 from pgs.models import build_model, normalize_images  # noqa: E402
 from pgs.run import checkpoint, summary  # noqa: E402
+
+gc.freeze()  # what was imported is never freed: collections need not look at it
 
 
 def pytest_collection_modifyitems(items):

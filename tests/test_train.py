@@ -353,7 +353,7 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
         f'--workdir={tmp_path / "run"}',
         '--config.data.name=openmoji',
         '--config.batch_size=8',
-        '--config.total_steps=200',
+        '--config.total_steps=100',
         '--config.log_every=1',
         '--config.model.image.layers=1',
         '--config.model.text.layers=1',
@@ -371,8 +371,8 @@ def test_main_stops_on_sigterm_and_goes_on(tmp_path):
     saved = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir())
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f'Resumes at step {saved} of 200' in done.stdout
-    assert done.stdout.count('\nstep ') == 200 - saved
+    assert f'Resumes at step {saved} of 100' in done.stdout
+    assert done.stdout.count('\nstep ') == 100 - saved
     assert 'results.json' in done.stdout
     assert done.stderr == ''  # libraries greet nobody
 
