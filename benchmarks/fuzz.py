@@ -158,6 +158,7 @@ def main(argv: list[str]) -> None:
                 f'{outcome.seconds:.0f}',
             ]
         )
+        print(f'{name}: {total} cases, {len(outcome.findings)} findings', flush=True)
         for number, text in outcome.findings[:3]:
             print(f'finding: {name}, case {number}: {text.strip().splitlines()[-1][:300]}')
     print(common.table(['target', 'cases', 'values', 'refusals', 'findings', 'seconds'], rows))

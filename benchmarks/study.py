@@ -31,7 +31,7 @@ from pgs.utils import cli
 from pgs.utils.console import progress_bar
 from pgs.utils.files import read_json, write_json
 
-VERSION = 1  # of plan.json and the files of runs
+VERSION = 2  # of plan.json and the files of runs
 IS_QUICK = flags.DEFINE_bool('quick', False, 'Three masks, two seeds and 20 steps.')
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds, from 0 on.', lower_bound=2)
 DATA = flags.DEFINE_string('data', 'openmoji_scenes', 'Embedded data set: or openmoji, over white.')

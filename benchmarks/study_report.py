@@ -86,37 +86,51 @@ def rows_of(hits_by_point: Mapping[str, Mapping[str, Hits]]) -> list[dict[str, A
 
 
 def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mapping) -> str:
-    """A table for each point.
+    """A table of the costs and masks of the variants, and one of the scores for each point.
 
     Args:
       rows: of rows_of.
       plan: of the study.
       figures: variant -> figures of its runs at equal steps, as `train_and_rank` returns them.
     """
-    text = []
+    parts = [cost_table(plan, figures)]
     for point in POINTS:
-        text += [
-            f'### Equal {POINTS[point]}',
-            '',
-            f'| variant | steps | recall@5 | minus {" | minus ".join(BASELINES)} | masked | objects kept |',
-            '| --- | ---: | --- | --- | --- | ---: | ---: |',
-        ]
+        lines = [['variant', 'steps', 'recall@5', *(f'minus {other}' for other in BASELINES)]]
         for row in (r for r in rows if r['point'] == point):
-            name = row['variant']
             keys = [f'minus {other}' for other in BASELINES]
             differences = [row[key].points() if key in row else '' for key in keys]
-            kept = [f['retention'] for f in figures[name] if f['retention'] is not None]
-            cells = [
+            steps = str(plan['steps'][row['variant']][point])
+            lines.append([row['variant'], steps, str(row['score']), *differences])
+        parts.append(f'### Equal {POINTS[point]}\n\n{markdown_table(lines)}')
+    return '\n'.join(parts)
+
+
+def cost_table(plan: Mapping[str, Any], figures: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    """What a step costs relative to one without a mask, and what the masks do, means over seeds."""
+
+    def mean(name: str, key: str, form: str) -> str:
+        values = [f[key] for f in figures[name] if f[key] is not None]
+        return format(np.mean(values), form) if values else ''
+
+    lines = [['variant', 'FLOPs', 'time', 'masked', 'objects kept', 'starved']]
+    for name in figures:
+        lines.append(
+            [
                 name,
-                str(plan['steps'][name][point]),
-                str(row['score']),
-                *differences,
-                f'{np.mean([f["masked"] for f in figures[name]]):.0%}',
-                f'{np.mean(kept):.2f}' if kept else '',
+                f'{plan["flops_of_step"][name] / plan["flops_of_step"][WHOLE]:.2f}',
+                f'{plan["seconds_of_step"][name] / plan["seconds_of_step"][WHOLE]:.2f}',
+                mean(name, 'masked', '.0%'),
+                mean(name, 'retention', '.2f'),
+                mean(name, 'starved', '.1%'),
             ]
-            text.append(f'| {" | ".join(cells)} |')
-        text.append('')
-    return '\n'.join(text)
+        )
+    return f'### Costs and masks\n\n{markdown_table(lines)}'
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """Rows of cells, the first one the heading; all columns but the first are aligned to the right."""
+    rule = ['---', *['---:'] * (len(lines[0]) - 1)]
+    return ''.join(f'| {" | ".join(cells)} |\n' for cells in [lines[0], rule, *lines[1:]])
 
 
 def forest(rows: list[dict[str, Any]]) -> Figure:

@@ -17,11 +17,13 @@ from pgs.build import last_masked_step
 from pgs.evaluate.retrieval import match_ranks
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import WHOLE, scoring_mask
+from pgs.masking.starvation import starved_share
 from pgs.run.held_out import features_of
 from pgs.run.loop import device_batches
 from pgs.run.masks import measure_retention
 from pgs.run.opening import EVAL_BATCH, Run, open_run
 from pgs.run.programs import compile_programs
+from pgs.run.starved import IMAGES, seen_patches, spread_images
 from pgs.step import init_state
 from pgs.utils.files import absolute
 
@@ -63,20 +65,32 @@ def train_and_rank(
       (ranks, figures): ranks of 'text' (captions found for an image) and 'image', int (N,), 0 for
       the pair's own before all others, as `match_ranks` gives them, and of both for images that are
       masked as in training, if the variant masks images; figures: the last step's loss, the mean
-      masked share, and object retention, None where the variant has no mask.
+      masked share, and of the trained model object retention and the share of starved patches of
+      held-out images, None where the variant has no mask.
     """
     quiet = io.StringIO()  # one progress bar is enough: that of the whole study
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         run = open_run(config, absolute(folder))
         params, metrics = trained(run)
         retention = measure_retention(config, run.job.model, params, run.data.held_out)
+        starved = measure_starvation(run, params)
         found = ranks(run, params)
     figures = {
         'loss': float(metrics[-1]['loss']),
         'masked': float(np.mean([float(m['mask_ratio']) for m in metrics])),
         'retention': retention.share if retention else None,
+        'starved': starved,
     }
     return found, figures
+
+
+def measure_starvation(run: Run, params: Any) -> float | None:
+    """See train_and_rank."""
+    if run.config.masking.strategy == WHOLE:
+        return None
+    assert run.data.held_out is not None
+    images = spread_images(run.data.held_out, IMAGES, run.job.model.image.image_size)
+    return starved_share(seen_patches(run.config, run.job.model, params, images))
 
 
 def trained(run: Run) -> tuple[Any, list[dict[str, Any]]]:

@@ -81,6 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = (
         'dots'  # what the backward pass recomputes: 'none', 'dots' (all but products), 'full'
     )
+    config.model.unroll = 1  # blocks that follow each other without a loop; from layers on: all
     config.model.quick_gelu = (
         False  # True: x * sigmoid(1.702 x), for OpenAI's weights; False: exact GELU
     )

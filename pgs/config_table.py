@@ -180,6 +180,11 @@ TABLE: dict[str, Key] = {
         'what the backward pass recomputes: nothing, all but products, everything',
         choices=tuple(REMAT_POLICIES),
     ),
+    'model.unroll': count(
+        'blocks of a tower that follow each other without a loop, all of them from its layers on: '
+        'compiles longer; the speed depends on the platform, see performance.md',
+        high=1000,
+    ),
     'model.quick_gelu': switch("QuickGELU, for OpenAI's weights; False: exact GELU"),
     'model.image.image_size': count('pixels of a side', high=4096),
     'model.image.patch_size': count("pixels of a patch's side; divides `image_size`", high=4096),

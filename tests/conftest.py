@@ -73,12 +73,13 @@ def bounded_memory():
 
 @pytest.fixture(autouse=True)
 def no_mask_figures(monkeypatch):
-    """A run in a test draws no masks.png, for which every strategy is traced, and no report.html.
+    """A run in a test draws no figure of masks, for which strategies are traced, and no report.html.
 
     These take seconds. Runs of module fixtures and in processes of their own have them, and tests
     look at them there.
     """
     monkeypatch.setattr(summary, 'draw_masks', lambda *args: None)
+    monkeypatch.setattr(summary, 'draw_starvation', lambda *args: None)
     monkeypatch.setattr(summary, 'write_page', lambda *args: None)
 
 

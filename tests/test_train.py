@@ -40,6 +40,7 @@ RESULT_KEYS = [
     'object_retention',
     'object_retention_masked',
     'object_retention_images',
+    'starved',
 ]
 MASKED_KEYS = [
     'masked/val_loss',
@@ -77,7 +78,7 @@ def whole_run(tmp_path_factory, wandb):
 
 def test_writes_all_that_the_readme_promises(whole_run):
     config, workdir, results = whole_run
-    assert list(results) == [*RESULT_KEYS[:-3], *MASKED_KEYS, *RESULT_KEYS[-3:]]
+    assert list(results) == [*RESULT_KEYS[:-4], *MASKED_KEYS, *RESULT_KEYS[-4:]]
     assert json.loads((workdir / 'results.json').read_text()) == results
     assert results['step'] == 30
     assert results['n_eval'] == 424
@@ -86,9 +87,10 @@ def test_writes_all_that_the_readme_promises(whole_run):
     assert results['object_retention'] > 0.6
     assert results['object_retention_images'] == 'held-out images'  # they have exact masks
     assert json.loads((workdir / 'config.json').read_text())['masking'] == config.masking.to_dict()
-    for name in ('masks.png', 'curves.png'):
+    assert 0.0 <= results['starved'] < 0.5
+    for name in ('masks.png', 'starvation.png', 'curves.png'):
         assert (workdir / 'figures' / name).read_bytes()[:4] == b'\x89PNG'
-    assert (workdir / 'report.html').read_text().count('data:image/png') == 1
+    assert (workdir / 'report.html').read_text().count('data:image/png') == 2
     assert sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir()) == [28, 30]
     assert list(workdir.glob('events.out.tfevents.*'))
     records = read_metrics(workdir / 'metrics.jsonl')

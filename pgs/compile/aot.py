@@ -169,6 +169,7 @@ def describe(config: ConfigDict, topology: str, mesh: Mesh) -> Report:
         'batch_per_device': config.batch_size // mesh.size,
         'strategy': label(config.masking.strategy, selection, num_patches),
         'remat': config.model.remat,
+        'unroll': config.model.unroll,
         'microbatches': config.microbatches,
     }
 

@@ -17,7 +17,7 @@ from pgs.config_table import check_value, flat
 from pgs.convert.tensors import check_tensors
 from pgs.models.clip import build_model
 
-ARCHITECTURE_KEYS = ('embed_dim', 'image', 'text', 'remat', 'quick_gelu')  # all but the dtype
+ARCHITECTURE_KEYS = ('embed_dim', 'image', 'text', 'remat', 'quick_gelu')  # not dtype and unroll
 
 
 def check_architecture(architecture: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def check_architecture(architecture: dict[str, Any]) -> None:
     values = flat({'model': architecture})
     defaults = flat({'model': base.get_config().model.to_dict()})
     for key in defaults:
-        if key != 'model.dtype':
+        if key.split('.')[1] in ARCHITECTURE_KEYS:
             check_value(key, values.get(key), defaults[key])
 
 

@@ -95,7 +95,8 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any) -> CLIP:
     """The model that config.model describes.
 
     Args:
-      settings: config.model: embed_dim, image, text, remat, quick_gelu; its dtype is not read.
+      settings: config.model: embed_dim, image, text, remat, quick_gelu, and unroll if it is not 1;
+        its dtype is not read.
       dtype: of the computation.
 
     Raises:
@@ -114,6 +115,7 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any) -> CLIP:
             quick_gelu=settings['quick_gelu'],
             dtype=dtype,
             remat=settings['remat'],
+            unroll=settings.get('unroll', 1),
         )
 
     return CLIP(

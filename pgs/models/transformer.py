@@ -38,6 +38,8 @@ class TransformerSettings:
       quick_gelu: the MLP has QuickGELU, as OpenAI's CLIP does, instead of the exact GELU.
       dtype: of the computation; parameters are float32, softmax and norms run in float32.
       remat: what the backward pass recomputes, a name in REMAT_POLICIES.
+      unroll: blocks that the compiled program has one after the other before it loops. Parameters
+        and checkpoints are the same with any number.
     """
 
     width: int
@@ -48,6 +50,7 @@ class TransformerSettings:
     quick_gelu: bool
     dtype: Any
     remat: str
+    unroll: int = 1
 
 
 # Runs of equally long sequences that lie end to end in a row of tokens: (sequences, tokens) each.
@@ -202,6 +205,7 @@ class Transformer(nn.Module):
             split_rngs={'params': True},
             in_axes=nn.broadcast,
             length=s.layers,
+            unroll=min(s.unroll, s.layers),
         )
         blocks = stack(s, self.segments, name='blocks')
         x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), lengths)

@@ -9,10 +9,12 @@ import numpy as np
 from einops import rearrange, repeat
 from matplotlib.figure import Figure
 
+from pgs.masking.starvation import RARELY
 from pgs.run.held_out import MASKED
 from pgs.utils.files import write_whole
 
 MASKED_GREY = 235
+STARVATION_COLUMNS = 8  # images
 
 matplotlib.rcParams['font.size'] = 9
 
@@ -63,6 +65,32 @@ def masks_figure(
         axis.set(xticks=[], yticks=[])
     figure.text(0.995, 0.002, credit, ha='right', va='bottom', fontsize=6, color='0.4')
     figure.set_layout_engine('constrained', rect=(0, 0.02, 1, 0.98))
+    return figure
+
+
+def starvation_figure(images_NxHxWx3: np.ndarray, seen_NxL: np.ndarray, credit: str) -> Figure:
+    """The first images, below each of them how often its patches are seen; starved ones are red.
+
+    Args:
+      images_NxHxWx3: uint8.
+      seen_NxL: shares of the draws, see pgs/masking/starvation.py.
+      credit: text at the bottom.
+    """
+    shown = min(len(images_NxHxWx3), STARVATION_COLUMNS)
+    colors = matplotlib.colormaps['viridis'].with_extremes(under='#d62828')
+    figure = Figure(figsize=(1.3 * shown + 1.2, 3.0), layout='constrained')
+    axes = figure.subplots(2, shown, squeeze=False)
+    for (above, below), image, seen_L in zip(axes.T, images_NxHxWx3, seen_NxL, strict=False):
+        above.imshow(image)
+        side = round(len(seen_L) ** 0.5)
+        drawn = below.imshow(seen_L.reshape(side, side), cmap=colors, vmin=RARELY, vmax=1)
+        below.set_xlabel(f'{(seen_L < RARELY).mean():.0%} starved', fontsize=7, labelpad=2)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    bar = figure.colorbar(drawn, ax=axes, extend='min', fraction=0.05)
+    bar.set_label(f'share of the draws; red: below {RARELY:.0%}', fontsize=7)
+    figure.text(0.995, 0.002, credit, ha='right', va='bottom', fontsize=6, color='0.4')
+    figure.set_layout_engine('constrained', rect=(0, 0.04, 1, 0.96))
     return figure
 
 

@@ -43,7 +43,7 @@ class Run(NamedTuple):
       results: content of results.json; {} where it is absent.
       config: key with dots -> value; {} where config.json is absent.
       environment: of its last start; {} where environment.json is absent.
-      masks: figures/masks.png; None where it is absent.
+      masks, starvation: figures/masks.png and starvation.png; None where absent.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
     environment: dict[str, Any]
     masks: bytes | None
+    starvation: bytes | None
 
 
 def read_run(folder: str | os.PathLike, say: Callable[[str], None]) -> Run:
@@ -79,15 +80,21 @@ def read_run(folder: str | os.PathLike, say: Callable[[str], None]) -> Run:
     metrics, results = read_metrics(root / NAME), content('results.json')
     if not metrics and not results:
         raise UserError(f'{folder} is no run: it has neither a line in {NAME} nor a results.json')
-    masks = None
-    try:
-        masks = read_small(root / 'figures' / 'masks.png')
-    except (OSError, ValueError):
+
+    def figure(file: str) -> bytes | None:
+        try:
+            return read_small(root / 'figures' / file)
+        except (OSError, ValueError):
+            return None
+
+    masks, starvation = figure('masks.png'), figure('starvation.png')
+    if masks is None:
         say(f'note: {folder} has no figures/masks.png')
     starts = content('environment.json').get('starts')
     last = starts[-1] if isinstance(starts, list) and starts else {}
     config = flatten_dict(content('config.json'), sep='.')
-    return Run(root.name, metrics, results, config, last if isinstance(last, dict) else {}, masks)
+    last = last if isinstance(last, dict) else {}
+    return Run(root.name, metrics, results, config, last, masks, starvation)
 
 
 def read_runs(folders: Sequence[str], say: Callable[[str], None]) -> list[Run]:
@@ -120,7 +127,7 @@ def page(runs: Sequence[Run]) -> str:
         f'<h1>{title}</h1>',
         section('Curves', f'<figure>{curves}</figure>'),
         section('Scores', table(names, [run.results for run in runs])),
-        section('Masks', ''.join(mask_figure(run) for run in runs)),
+        section('Masks', ''.join(mask_figures(run) for run in runs)),
         section('Config', config_part(names, [run.config for run in runs])),
         section('Environment', environment_part(names, [run.environment for run in runs])),
     ]
@@ -160,12 +167,20 @@ def text_of(value: Any) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def mask_figure(run: Run) -> str:
-    """The masks of a run as an image within the page."""
+def mask_figures(run: Run) -> str:
+    """The masks of a run, and where they starve patches, as images within the page."""
+    name = escape(run.name)
     if run.masks is None:
-        return f'<p>{escape(run.name)}: no figure of masks.</p>'
-    data = base64.b64encode(run.masks).decode()
-    caption = f'{escape(run.name)}: what each strategy leaves visible'
+        return f'<p>{name}: no figure of masks.</p>'
+    shown = embedded(f'{name}: what each strategy leaves visible', run.masks)
+    if run.starvation is not None:
+        shown += embedded(f'{name}: how often its own mask shows each patch', run.starvation)
+    return shown
+
+
+def embedded(caption: str, png: bytes) -> str:
+    """An image within the page; the caption is HTML."""
+    data = base64.b64encode(png).decode()
     return (
         f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
         f'<figcaption>{caption}</figcaption></figure>'

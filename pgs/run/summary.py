@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.sources import Records
 from pgs.errors import UserError
+from pgs.masking.starvation import RARELY
 from pgs.models import CLIP
 from pgs.run import figures
 from pgs.run.comparison import comparison_lines
@@ -15,6 +16,7 @@ from pgs.run.held_out import MASKED, MASKED_NAMES, SCORE_NAMES, Scores
 from pgs.run.masks import draw_masks, measure_retention
 from pgs.run.metrics_file import NAME, read_metrics
 from pgs.run.page import FILE, read_run, write_page
+from pgs.run.starved import DRAWS, draw_starvation
 from pgs.utils.files import write_json, writing
 
 
@@ -68,9 +70,13 @@ def finish(
     with writing(
         f'{workdir}/results.json, figures/ and {FILE}', 'repair it and give the same command'
     ):
+        drawn = workdir / 'figures'
+        results['starved'] = draw_starvation(
+            config, model, params, source, drawn / 'starvation.png'
+        )
         write_json(workdir / 'results.json', results)
-        draw_masks(config, model, params, source, workdir / 'figures' / 'masks.png')
-        figures.save(figures.curves_figure(records), workdir / 'figures' / 'curves.png')
+        draw_masks(config, model, params, source, drawn / 'masks.png')
+        figures.save(figures.curves_figure(records), drawn / 'curves.png')
         write_page([read_run(workdir, lambda line: None)], workdir / FILE)
     print(
         '\n'.join([summary(results, records, workdir), *comparison_lines(config, results)]),
@@ -92,6 +98,11 @@ def summary(results: dict[str, Any], records: list[dict], workdir: epath.Path) -
             f'Object retention with {masked:.0%} of the patches masked: '
             f'{results["object_retention"]:.2f} (random mask: {1 - masked:.2f}), '
             f'{results["object_retention_images"]}.'
+        )
+    if results['starved'] is not None:
+        lines.append(
+            f'Starved patches, seen in fewer than {RARELY:.0%} of {DRAWS} masks: '
+            f'{results["starved"]:.1%}.'
         )
     if results['n_eval']:
         lines += held_out_lines(results, records)

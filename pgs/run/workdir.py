@@ -40,6 +40,7 @@ FREE_KEYS = {
     'mesh.fsdp',
     'microbatches',
     'model.remat',
+    'model.unroll',
 }
 
 

@@ -78,6 +78,7 @@ def test_a_run_ranks_the_held_out_pairs(tmp_path):
     assert (ranks['text'] != ranks['masked text']).any()
     assert 0.3 < figures['masked'] < 0.6
     assert 0.5 < figures['retention'] <= 1.0
+    assert 0.0 <= figures['starved'] < 0.5
 
 
 def small_plan() -> dict:
@@ -85,7 +86,11 @@ def small_plan() -> dict:
     steps = {
         name: {'steps': 4, 'flops': 4 + 2 * i, 'seconds': 4 + i} for i, name in enumerate(names)
     }
-    return study.fixed_part(names, 'openmoji', 8, 4) | {'steps': steps}
+    return study.fixed_part(names, 'openmoji', 8, 4) | {
+        'steps': steps,
+        'flops_of_step': {'none': 4e9, 'random': 2e9, 'pgs': 2.2e9},
+        'seconds_of_step': {'none': 1.0, 'random': 0.6, 'pgs': 0.7},
+    }
 
 
 def test_a_report_of_given_runs(tmp_path):
@@ -96,10 +101,13 @@ def test_a_report_of_given_runs(tmp_path):
                 path = study.run_path(tmp_path, name, steps, seed)
                 path.parent.mkdir(exist_ok=True)
                 ranks = {side: rng.integers(0, 10, 50).tolist() for side in ('text', 'image')}
-                figures = {'loss': 1.0, 'masked': 0.5, 'retention': None}
-                study.write_json(path, {'version': 1, 'figures': figures, 'ranks': ranks})
+                figures = {'loss': 1.0, 'masked': 0.5, 'retention': None, 'starved': 0.1 * seed}
+                study.write_json(
+                    path, {'version': study.VERSION, 'figures': figures, 'ranks': ranks}
+                )
     text = study.report(tmp_path, plan, [0, 1])
-    assert text.count('| pgs | ') == 3
+    assert text.count('| pgs | ') == 1 + 3
+    assert '| pgs | 0.55 | 0.70 | 50% |  | 5.0% |' in text
     assert '| pgs | 8 | ' in text.split('### Equal FLOPs')[1]
     lines = (tmp_path / 'report' / 'study.csv').read_text().splitlines()
     assert len(lines) == 1 + 3 * 3 * 2
@@ -118,7 +126,7 @@ def test_a_plan_of_other_flags_or_a_damaged_one_is_refused(tmp_path):
         study.open_plan(tmp_path, names, 'openmoji', 8, 4)
 
 
-@pytest.mark.parametrize('content', ['', '{}', '{"version": 2}', '[1]'])
+@pytest.mark.parametrize('content', ['', '{}', '{"version": 1}', '[1]'])
 def test_a_damaged_run_is_named(tmp_path, content):
     path = tmp_path / 'pgs-4-0.json'
     path.write_text(content)

@@ -214,6 +214,21 @@ def test_remat_changes_memory_not_values(model_and_params, batch, remat):
     assert products[1] > products[0]  # the backward pass computes some again
 
 
+@pytest.mark.parametrize('unroll', [2, 12])
+def test_unrolled_blocks_compute_the_same_with_the_same_parameters(model_and_params, batch, unroll):
+    model, params = model_and_params
+    unrolled = build_model(small_model_config(unroll=unroll), dtype=jnp.float32)
+
+    def features(params, model):
+        return model.apply({'params': params}, *batch)['image_features']
+
+    loops, once = (jax.make_jaxpr(features, static_argnums=1)(params, m) for m in (model, unrolled))
+    assert str(loops) != str(once)
+    np.testing.assert_allclose(
+        features(params, model), features(params, unrolled), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_bfloat16_computes_close_to_float32(model_and_params, batch):
     model, params = model_and_params
     half = build_model(small_model_config(), dtype=jnp.bfloat16)
