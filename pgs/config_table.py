@@ -182,7 +182,7 @@ TABLE: dict[str, Key] = {
     ),
     'model.unroll': count(
         'blocks of a tower that follow each other without a loop, all of them from its layers on: '
-        'compiles longer; the speed depends on the platform, see performance.md',
+        'compiles longer, and may be faster or slower, by platform',
         high=1000,
     ),
     'model.quick_gelu': switch("QuickGELU, for OpenAI's weights; False: exact GELU"),

@@ -59,7 +59,8 @@ def inspect(
     for path in paths:
         try:
             file = open_file(path)
-            schema, rows = file.schema_arrow, file.metadata.num_rows
+            schema, metadata, rows = file.schema_arrow, file.metadata, file.metadata.num_rows
+            groups = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         except damages() as error:
             raise UserError(f'cannot read {path}: {one_line(error)}') from error
         names = [name if is_utf8(name) else '?' for name in schema.names]
@@ -76,6 +77,10 @@ def inspect(
             )
         if not 0 <= rows <= os.path.getsize(path):
             raise UserError(f'{path} claims {rows} rows, more than it has bytes: it is damaged')
+        if sum(groups) != rows or min(groups, default=0) < 0:
+            raise UserError(
+                f'{path} claims {rows} rows, and {sum(groups)} in its row groups: it is damaged'
+            )
         found.append((chosen, kind == 'bytes'))
         total += rows
     if len(set(found)) > 1:

@@ -510,6 +510,17 @@ def test_columns_whose_names_are_not_utf8_are_refused(tmp_path):
     assert 'cannot read' in refusal(tmp_path, tmp_path / 'a.parquet')
 
 
+def test_a_parquet_whose_row_groups_claim_other_rows_is_refused(tmp_path):
+    """Fuzzing found a group of 2**60 rows, whose shards filled the memory."""
+    path = tmp_path / 'a.parquet'
+    images = [f'{i}.jpg'.encode() for i in range(3000)]
+    pyarrow.parquet.write_table(pa.table({'image': images, 'caption': ['one'] * 3000}), path)
+    content = path.read_bytes()
+    at = content.rfind(b'\xf0\x2e')  # 3000, as the footer encodes it; the last one is the group's
+    path.write_bytes(content[:at] + b'\xfe\x7f' + content[at + 2 :])
+    assert 'claims 3000 rows, and 8191 in its row groups' in refusal(tmp_path, path)
+
+
 def test_a_damaged_parquet_names_the_row(tmp_path):
     rows = [{'image': {'bytes': os.urandom(3000)}, 'text': ['x']} for _ in range(100)]
     path = tmp_path / 'a.parquet'
