@@ -18,7 +18,7 @@ from pgs import build as build_module
 from pgs.errors import Stopped, UserError
 from pgs.evaluate.retrieval import pair_scores
 from pgs.inference import embed_images, embed_texts, load_clip
-from pgs.run import opening
+from pgs.run import opening, starved, summary
 from pgs.run.data import open_data
 from pgs.run.metrics import MetricLog, read_metrics
 from pgs.train import train
@@ -130,6 +130,7 @@ def test_a_crash_and_a_resumption_give_bit_identical_metrics(whole_run, tmp_path
         with pytest.raises(RuntimeError, match='power cut'):
             train(config, tmp_path / 'broken')
     assert max(r['step'] for r in read_metrics(tmp_path / 'broken' / 'metrics.jsonl')) == 4
+    monkeypatch.setattr(summary, 'draw_starvation', starved.draw_starvation)  # as whole_run had it
     resumed = train(config, tmp_path / 'broken')
     assert comparable(tmp_path / 'broken') == comparable(workdir)
     assert {k: v for k, v in resumed.items() if k != 'pairs_per_second'} == {
