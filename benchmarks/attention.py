@@ -4,7 +4,8 @@
 
 `all` attends to all tokens, as PGS-0.5 and unmasked images do. `lengths` has padding behind half to
 all of the tokens of each image, as the long half of PGS-0.3 does. `causal` is that of captions. The
-cases of one token count take turns. The error is that of the results and gradients against float32, relative to their norm.
+cases of one token count take turns. The error is that of the results and gradients against float32,
+relative to their norm.
 
 Shapes: B images, T tokens, H heads, D width of a head.
 """

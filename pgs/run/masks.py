@@ -22,6 +22,7 @@ from pgs.run import figures
 from pgs.utils.distributed import print_once
 
 RETENTION_IMAGES = 200
+CREDIT = f'{openmoji.CREDIT}. Photographs: scikit-image.'
 FIGURE_ROWS = 3  # images of the data set, and as many objects over photographs
 
 
@@ -58,11 +59,16 @@ def known_objects(held_out: Records | None, image_size: int) -> Objects | None:
             return None
         images, opacity, _ = objects_over_photographs(image_size, RETENTION_IMAGES)
         return Objects(images, opacity, 'emoji over photographs')
-    chosen = np.linspace(0, len(held_out), RETENTION_IMAGES, endpoint=False).astype(int)
-    records = held_out.__getitems__(np.unique(chosen).tolist())
+    records = spread_records(held_out, RETENTION_IMAGES)
     views = [image_ops.centre_crop(r['image'], image_size=image_size) for r in records]
     masks = [image_ops.centre_crop(r['alpha'], image_size=image_size)[..., 0] for r in records]
     return Objects(np.stack(views), np.stack(masks), 'held-out images')
+
+
+def spread_records(source: Records, count: int) -> list[dict[str, Any]]:
+    """Records from all over a source, at most `count`, the same ones every time."""
+    chosen = np.linspace(0, len(source), count, endpoint=False).astype(int)
+    return source.__getitems__(np.unique(chosen).tolist())
 
 
 def objects_over_photographs(
@@ -169,7 +175,7 @@ def draw_masks(
         mixed, _, names = objects_over_photographs(image.image_size, FIGURE_ROWS)
         images = np.concatenate([images, mixed])
         captions += [f'{name}, over a photograph' for name in names]
-        credit = f'{openmoji.CREDIT}. Photographs: scikit-image.'
+        credit = CREDIT
 
     def select(name: str) -> PatchSelection:
         masking = dict(config.masking) | {'strategy': name}

@@ -12,7 +12,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from input_pipeline import images as image_ops
-from input_pipeline import openmoji
 from input_pipeline.sources import Records
 from pgs.inference.masking import WHOLE
 from pgs.masking import configured
@@ -21,14 +20,14 @@ from pgs.masking.starvation import seen_share, starved_share
 from pgs.models import CLIP, normalize_images
 from pgs.models.class_attention import make_scorer
 from pgs.run import figures
+from pgs.run.masks import CREDIT, spread_records
 
 IMAGES, DRAWS = 32, 100
 
 
 def spread_images(source: Records, count: int, image_size: int) -> np.ndarray:
     """Images from all over a source, as the evaluation sees them: uint8 (N, H, W, 3), N <= count."""
-    chosen = np.unique(np.linspace(0, len(source), count, endpoint=False).astype(int))
-    records = source.__getitems__(chosen.tolist())
+    records = spread_records(source, count)
     return np.stack([image_ops.centre_crop(r['image'], image_size=image_size) for r in records])
 
 
@@ -86,6 +85,6 @@ def draw_starvation(
     images = spread_images(source, IMAGES, model.image.image_size)
     seen_NxL = seen_patches(config, model, params, images)
     embedded = 'alpha' in source[0]
-    credit = f'{openmoji.CREDIT}. Photographs: scikit-image.' if embedded else ''
+    credit = CREDIT if embedded else ''
     figures.save(figures.starvation_figure(images, seen_NxL, credit), path)
     return starved_share(seen_NxL)
