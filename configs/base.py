@@ -104,11 +104,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     # --- Masking: the options of all strategies (docs/masking.md); each reads its own ---
     config.masking = ml_collections.ConfigDict()
-    # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'
+    # A file of pgs/masking: 'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs', 'background'
     config.masking.strategy = 'pgs'
     config.masking.until = 1.0  # share of the run after which images are whole; 1: never
     config.masking.whole_share = 0.0  # share of each batch whose images keep all patches
-    config.masking.mask_ratio = 0.5  # random, gaussian, attentive: masked fraction of the patches
+    config.masking.mask_ratio = 0.5  # masked fraction: random, gaussian, attentive, background
     config.masking.covariance = 0.2  # gaussian: of the centre's density, sides reach from -1 to 1
     config.masking.attention_scale = 0.5  # attentive: resolution of the scorer's images, 0.5 or 1.0
     config.masking.ema_decay = 0.996  # attentive: of the scorer's weights, rises to 1 over the run
@@ -116,11 +116,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking.cluster_threshold = 0.5  # cluster: cosine to an anchor that masks a patch
     # cluster: mean masked fraction for which the threshold is set before training; 0: as given
     config.masking.cluster_target = 0.0
-    config.masking.candidate_ratio = 0.05  # pgs: pre-selected fraction of the patches
+    config.masking.edge_window = 3  # background: side of the patches over which edges are averaged
+    config.masking.border_weight = 8.0  # background: how strongly the middle is protected; 0: none
+    config.masking.candidate_ratio = 0.05  # pgs, background: pre-selected fraction of the patches
     config.masking.min_ratio = 0.3  # pgs, cluster: smallest masked fraction of an image
     config.masking.max_ratio = 0.5  # pgs: largest masked fraction of an image
-    config.masking.edge_weight = 8.0  # pgs: beta, how strongly an edge protects its patch
-    config.masking.epsilon = 0.1  # pgs: entropy regularisation of the transport
+    config.masking.edge_weight = (
+        8.0  # pgs, background: beta, how strongly an edge protects its patch
+    )
+    config.masking.epsilon = 0.1  # pgs, background: entropy regularisation of the transport
     config.masking.threshold = 1.0  # pgs: balanced similarity L * P above which patches are alike
     config.masking.budget_group = (
         16  # pgs: images that share a token budget if min_ratio < max_ratio
@@ -131,7 +135,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.masking.use_edges = True  # pgs: ED of the paper's ablation
     config.masking.use_transport = True  # pgs: OTN of the paper's ablation
     config.masking.edge_detector = 'sobel'  # pgs: or 'canny' of the paper's ablation
-    config.masking.selection_noise = 0.0  # pgs: randomness of the selection, against starvation
+    config.masking.selection_noise = 0.0  # pgs, background: randomness, against starvation
     config.masking.fixed_progress = -1.0  # pgs: progress from 0 to 1 for all steps; -1: the run's
 
     # --- Text masking: captions with too many tokens, in training only (docs/data.md) ---

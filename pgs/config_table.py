@@ -220,6 +220,10 @@ TABLE: dict[str, Key] = {
         'mean masked fraction that the threshold is set for before training; 0: as given',
         below=True,
     ),
+    'masking.edge_window': count('side of the patches over which edges are averaged; 1: none'),
+    'masking.border_weight': number(
+        'how strongly the distance from the border protects a patch', high=1e6
+    ),
     'masking.candidate_ratio': fraction('pre-selected fraction of the patches', below=True),
     'masking.min_ratio': fraction('smallest masked fraction of an image', below=True),
     'masking.max_ratio': fraction('largest masked fraction of an image', below=True),

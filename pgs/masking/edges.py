@@ -87,6 +87,11 @@ def scaled_patch_means(
     scores_BxL = rearrange(
         reduce(map_BxHxW, 'b (h p) (w q) -> b h w', 'mean', p=p, q=p), 'b h w -> b (h w)'
     )
+    return min_max_scaled(scores_BxL, floor_Bx1)
+
+
+def min_max_scaled(scores_BxL: jax.Array, floor_Bx1: jax.Array | float) -> jax.Array:
+    """Each image's scores scaled to [0, 1]; all 0 where they differ by no more than the floor."""
     low = scores_BxL.min(axis=-1, keepdims=True)
     spread = scores_BxL.max(axis=-1, keepdims=True) - low
     real = spread > floor_Bx1

@@ -14,18 +14,18 @@ from pgs.errors import UserError
 from pgs.masking.budget import apply_budget, bucket_sizes, check_budget
 from pgs.masking.canny import canny_scores
 from pgs.masking.edges import edge_scores
-from pgs.masking.selection import (
-    PatchSelection,
-    check_ratio,
-    draw,
-    masked_counts,
-    select_ranked,
+from pgs.masking.generation import (
+    check_generation,
+    closest_candidate,
+    draw_candidates,
+    first_candidates,
+    selection_gumbel,
 )
+from pgs.masking.selection import PatchSelection, masked_counts, select_ranked
 from pgs.masking.similarity import patch_similarity
 from pgs.masking.transport import balance, rescale
 
 EDGE_DETECTORS = {'sobel': edge_scores, 'canny': canny_scores}
-SELECTION_STREAM = 2  # folded into an image's key; 1 is taken by whole_images.py
 RUNS_OWN_PROGRESS = -1.0  # fixed_progress where it is not set
 
 
@@ -66,7 +66,8 @@ def pgs_steps(
     images, patch_embeddings, progress = jax.lax.stop_gradient((images, patch_embeddings, progress))
     length = patch_embeddings.shape[1]
     fewest, most = masked_counts(length, min_ratio, max_ratio)
-    check_pgs_options(candidate_ratio, epsilon, threshold, selection_noise)
+    check_generation(candidate_ratio, epsilon, selection_noise)
+    check_threshold(threshold)
     check_ablation_options(edge_detector, fixed_progress)
     check_budget(budget_group, long_share)
 
@@ -76,22 +77,18 @@ def pgs_steps(
     edges_BxL = EDGE_DETECTORS[edge_detector](images, patch_size)
     beta = edge_weight if use_edges else 0.0
 
-    # Generation: Gumbel top-k draws without replacement, in proportion to exp(-beta * E).
-    num_candidates = max(1, round(candidate_ratio * length))
-    gumbel_BxL = draw(jax.random.gumbel, rng, *edges_BxL.shape)
-    _, candidates_BxC = jax.lax.top_k(gumbel_BxL - beta * edges_BxL, num_candidates)
+    # Generation: patches with weak edges, in proportion to exp(-beta * E).
+    candidates_BxC = draw_candidates(rng, -beta * edges_BxL, candidate_ratio)
 
     # Balance, then the rows of the candidates: log(L * P_ij), the closest candidate i for each j.
     similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
     log_plan_BxLxL = (balance if use_transport else rescale)(similarity_BxLxL, epsilon)
-    log_rows_BxCxL = jnp.take_along_axis(log_plan_BxLxL, candidates_BxC[:, :, None], axis=1)
-    log_affinity_BxL = log_rows_BxCxL.max(axis=1) + math.log(length)
+    log_affinity_BxL = closest_candidate(log_plan_BxLxL, candidates_BxC)
 
     # Selection: candidates first, then the patches most like them that show the weakest edges.
-    is_candidate_BxL = (candidates_BxC[:, :, None] == jnp.arange(length)).any(axis=1)
-    score_BxL = jnp.where(is_candidate_BxL, jnp.inf, log_affinity_BxL - beta * edges_BxL)
+    score_BxL = first_candidates(log_affinity_BxL - beta * edges_BxL, candidates_BxC)
     if selection_noise > 0.0:
-        score_BxL += selection_noise * second_gumbel(rng, *edges_BxL.shape)
+        score_BxL += selection_noise * selection_gumbel(rng, *edges_BxL.shape)
     alike_B = (log_affinity_BxL > math.log(threshold)).sum(axis=-1)
     wanted_B = jnp.clip(alike_B, fewest, most).astype(jnp.int32)
     buckets = None
@@ -112,26 +109,10 @@ def pgs_steps(
     )
 
 
-def second_gumbel(rng: jax.Array, batch: int, length: int) -> jax.Array:
-    """Gumbel noise (batch, length), independent of that which draws the candidates."""
-    keys_B = rng if rng.ndim else jax.random.split(rng, batch)
-    other_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, SELECTION_STREAM)
-    return draw(jax.random.gumbel, other_B, batch, length)
-
-
-def check_pgs_options(
-    candidate_ratio: float, epsilon: float, threshold: float, selection_noise: float
-) -> None:
-    """Raises UserError for an option outside its range."""
-    check_ratio('candidate_ratio', candidate_ratio)
-    if epsilon <= 0.0:
-        raise UserError(f'masking.epsilon={epsilon} must be above 0; the default is 0.1')
+def check_threshold(threshold: float) -> None:
+    """Raises UserError for a threshold that is not above 0."""
     if threshold <= 0.0:
         raise UserError(f'masking.threshold={threshold} must be above 0; the default is 1')
-    if selection_noise < 0.0:
-        raise UserError(
-            f'masking.selection_noise={selection_noise} must be at least 0; 0 is the default, off'
-        )
 
 
 def check_ablation_options(edge_detector: str, fixed_progress: float) -> None:
