@@ -1,19 +1,26 @@
 """Trains a small model with every mask and several seeds, and compares what each mask is worth.
 
-  python -m benchmarks.study [--quick] [--seeds=5] [--data=openmoji_scenes] [--only=none,random,pgs]
+  python -m benchmarks.study [--quick|--choose] [--seeds=5] [--data=openmoji_scenes] [--only=none,random,pgs]
 
 Masks are compared three times: at equal steps, at equal FLOPs of the matrix products and at equal
 training seconds, by the time of a step that is measured in turns at the start. Each comparison has
-runs of its own, with a learning rate that ends at zero. Recall is measured on whole held-out images;
-its intervals are of a bootstrap over seeds and pairs. A run that is done is not repeated: the same
-command goes on after a break. Writes plan.json, runs/ and report/ in --out.
+runs of its own, with a learning rate that ends at zero; numbers of steps that differ by up to 10 %
+share one. Recall is measured on whole held-out images; its intervals are of a bootstrap over seeds
+and pairs. A run that is done is not repeated: the same command goes on after a break, and a variant
+that is new in configs/study.py is added. Writes plan.json, runs/ and report/ in --out.
+
+With --choose: only the masks that CHOICES of configs/study.py names, at equal FLOPs, with seeds from
+100 on and half of the held-out pairs. What is chosen by it, the study confirms with other seeds and
+the other half (report/study.md, "Confirmation").
 
 With --quick: three masks, two seeds and short runs, which shows that it works and nothing else.
 """
 
+import concurrent.futures
 import json
-import statistics
-import time
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,101 +29,31 @@ import numpy as np
 from absl import flags
 
 import input_pipeline
-from benchmarks import common, study_report
-from benchmarks.study_runs import POINTS, flops_a_step, train_and_rank, variant_config
-from configs.study import QUICK, VARIANTS
+from benchmarks import study_report
+from benchmarks.study_plan import VERSION, Plan, open_plan
+from benchmarks.study_runs import POINTS, train_and_rank, variant_config
+from configs.study import CHOICES, QUICK, VARIANTS
 from pgs.errors import UserError, did_you_mean
 from pgs.inference.masking import WHOLE
 from pgs.utils import cli
 from pgs.utils.console import progress_bar
-from pgs.utils.files import read_json, write_json
+from pgs.utils.files import read_json, write_whole
 
-VERSION = 2  # of plan.json and the files of runs
 IS_QUICK = flags.DEFINE_bool('quick', False, 'Three masks, two seeds and 20 steps.')
-SEEDS = flags.DEFINE_integer('seeds', 5, 'Seeds, from 0 on.', lower_bound=2)
+IS_CHOICE = flags.DEFINE_bool('choose', False, 'Compare CHOICES on seeds and pairs of their own.')
+SEEDS = flags.DEFINE_integer('seeds', 5, 'Number of seeds.', lower_bound=2)
 DATA = flags.DEFINE_string('data', 'openmoji_scenes', 'Embedded data set: or openmoji, over white.')
 ONLY = flags.DEFINE_list('only', [], f'Variants by comma, with {WHOLE}; by default all.')
+WORKERS = flags.DEFINE_integer(
+    'workers', 2, 'Runs at the same time, on a core or more each; 1.5 GiB of memory each.', 1
+)
 OUT = flags.DEFINE_string('out', 'runs/study', 'Folder of the study.')
 BATCH, STEPS = 128, 200  # of the model without a mask
 QUICK_BATCH, QUICK_STEPS = 32, 20
-ROUNDS = 7  # of the time of a step
+CHOICE_SEED = 100  # the first seed of --choose
+CHOSEN_ON, CONFIRMED_ON = slice(0, None, 2), slice(1, None, 2)  # held-out pairs
 
-
-def step_seconds(names: list[str], data: str, batch_size: int) -> dict[str, float]:
-    """Seconds of a mean step of each variant relative to WHOLE's: medians of rounds in turns."""
-    programs: dict[str, Any] = {}
-    shares: dict[str, float] = {}
-    for name in progress_bar(names, 'Compiling the steps', ' variants', len(names)):
-        config = variant_config(name, data=data, batch_size=batch_size, steps=1000, seed=0)
-        programs[name], shares[name] = common.compiled_step(config), config.masking.until
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in progress_bar(range(ROUNDS + 1), 'Timing the steps', ' rounds', ROUNDS + 1):
-        for name in names if number % 2 else reversed(names):
-            step, state, batch = programs[name]
-            start = time.perf_counter()
-            state, _ = jax.block_until_ready(step(state, batch))
-            if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-            programs[name] = step, state, batch
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(times[name], times[WHOLE], strict=True))
-        for name in names
-    }
-    return {name: shares[name] * r + 1.0 - shares[name] for name, r in ratios.items()}
-
-
-def make_plan(names: list[str], data: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """What is run: see `open_plan`."""
-    flops = {name: flops_a_step(name, data, batch_size) for name in names}
-    seconds = step_seconds(names, data, batch_size)
-    of_point = {
-        'steps': dict.fromkeys(names, 1.0),
-        'flops': {name: flops[WHOLE] / flops[name] for name in names},
-        'seconds': {name: 1.0 / seconds[name] for name in names},
-    }
-    return fixed_part(names, data, batch_size, steps) | {
-        'flops_of_step': flops,
-        'seconds_of_step': seconds,
-        'steps': {n: {p: round(steps * of_point[p][n]) for p in POINTS} for n in names},
-        'machine': common.machine(),
-    }
-
-
-def fixed_part(names: list[str], data: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """What the command decides of a plan."""
-    return {
-        'version': VERSION,
-        'data': data,
-        'batch_size': batch_size,
-        'steps_of_none': steps,
-        'variants': {name: VARIANTS[name] for name in names},
-    }
-
-
-def open_plan(folder: Path, names: list[str], data: str, size: int, steps: int) -> dict[str, Any]:
-    """The plan of a study, made once, so that its times are those of one moment.
-
-    Raises:
-      UserError: a plan of another command, of another version, or that cannot be read.
-    """
-    path = folder / 'plan.json'
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        plan = make_plan(names, data, size, steps)
-        write_json(path, plan)
-        return plan
-    try:
-        plan = read_json(path)
-        wanted = fixed_part(names, data, size, steps)
-        different = [key for key in wanted if plan[key] != json.loads(json.dumps(wanted[key]))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{path} is no plan of a study ({error}): give another --out') from error
-    if different:
-        raise UserError(
-            f'{path} is of another study, it differs in {", ".join(different)}: give the same flags '
-            'to go on, or another --out'
-        )
-    return plan
+Key = tuple[str, int, int]  # variant, steps, seed of a run
 
 
 def run_path(folder: Path, name: str, steps: int, seed: int) -> Path:
@@ -124,17 +61,53 @@ def run_path(folder: Path, name: str, steps: int, seed: int) -> Path:
     return folder / 'runs' / f'{name}-{steps}-{seed}.json'
 
 
-def one_run(folder: Path, plan: dict[str, Any], name: str, steps: int, seed: int) -> None:
+def one_run(folder: Path, data: str, batch_size: int, key: Key) -> None:
     """Trains a run and writes its file."""
-    config = variant_config(
-        name, data=plan['data'], batch_size=plan['batch_size'], steps=steps, seed=seed
-    )
-    path = run_path(folder, name, steps, seed)
+    name, steps, seed = key
+    config = variant_config(name, data=data, batch_size=batch_size, steps=steps, seed=seed)
+    path = run_path(folder, *key)
     ranks, figures = train_and_rank(config, folder / 'calibration' / path.stem)
     jax.clear_caches()  # each run has compiled its own programs
     path.parent.mkdir(exist_ok=True)
     listed = {key: values.tolist() for key, values in ranks.items()}
-    write_json(path, {'version': VERSION, 'figures': figures, 'ranks': listed})
+    content = {'version': VERSION, 'figures': figures, 'ranks': listed}
+    write_whole(path, json.dumps(content).encode())  # on one line: the ranks are long
+
+
+def start_worker(cores: 'multiprocessing.Queue[set[int]]') -> None:
+    """Takes cores of its own, before JAX starts its threads: two small steps side by side end
+    sooner than one after the other on both cores."""
+    mine = cores.get()
+    if mine and hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, mine)
+    input_pipeline.hide_accelerators_from_tensorflow()
+
+
+def all_runs(folder: Path, plan: Plan, todo: list[Key], workers: int) -> None:
+    """Trains the runs of a list, several at a time, with one display."""
+    work = {k: plan['variants'][k[0]]['flops_of_step'] * k[1] / 1e9 for k in todo}
+    workers = max(1, min(workers, len(todo), os.cpu_count() or 1))
+    available = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+    context = multiprocessing.get_context('spawn')
+    cores: multiprocessing.Queue[set[int]] = context.Queue()
+    for number in range(workers):
+        cores.put(set(available[number::workers]))
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=start_worker, initargs=(cores,)
+    )
+    with progress_bar(None, 'Study', ' GFLOP', round(sum(work.values()))) as bar, pool:
+        runs = {
+            pool.submit(one_run, folder, plan['data'], plan['batch_size'], key): key for key in todo
+        }
+        try:
+            for done in concurrent.futures.as_completed(runs):
+                done.result()
+                name, steps, seed = runs[done]
+                bar.set_postfix_str(f'{name}, {steps} steps, seed {seed} is done')
+                bar.update(round(work[runs[done]]))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -153,18 +126,39 @@ def read_run(path: Path) -> dict[str, Any]:
     return content
 
 
-def report(folder: Path, plan: dict[str, Any], seeds: list[int]) -> str:
+def hits_at(
+    folder: Path, plan: Plan, names: Iterable[str], point: str, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Variant -> hits of its runs at a point, (S, N)."""
+
+    def hits(name: str, seed: int) -> np.ndarray:
+        steps = plan['variants'][name]['steps'][point]
+        return study_report.hits(read_run(run_path(folder, name, steps, seed))['ranks'])
+
+    return {name: np.stack([hits(name, seed) for seed in seeds]) for name in names}
+
+
+def subset_report(
+    folder: Path, plan: Plan, names: Sequence[str], seeds: Sequence[int], pairs: slice
+) -> str:
+    """A table at equal FLOPs of some variants on a part of the held-out pairs."""
+    hits = hits_at(folder, plan, names, 'flops', seeds)
+    part = {name: values[:, pairs] for name, values in hits.items()}
+    return study_report.score_table(study_report.rows_of({'flops': part}), plan, 'flops')
+
+
+def report(folder: Path, plan: Plan, seeds: Sequence[int]) -> str:
     """Writes the report of these seeds, all of whose runs are there; returns its tables."""
-    hits: dict[str, dict[str, np.ndarray]] = {point: {} for point in POINTS}
-    figures, records = {}, []
-    for name in plan['variants']:
-        for point in POINTS:
-            steps = plan['steps'][name][point]
-            runs = [read_run(run_path(folder, name, steps, seed)) for seed in seeds]
-            hits[point][name] = np.stack([study_report.hits(run['ranks']) for run in runs])
-            if point == 'steps':
-                figures[name] = [run['figures'] for run in runs]
-            for seed, run in zip(seeds, runs, strict=True):
+    names = list(plan['variants'])
+    hits = {point: hits_at(folder, plan, names, point, seeds) for point in POINTS}
+    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    records = []
+    for name in names:
+        for point, steps in plan['variants'][name]['steps'].items():
+            for seed in seeds:
+                run = read_run(run_path(folder, name, steps, seed))
+                if point == 'steps':
+                    figures[name].append(run['figures'])
                 scores = {
                     f'{key} recall@5'.replace(' ', '_'): float(np.mean(ranks < study_report.K))
                     for key, ranks in run['ranks'].items()
@@ -174,14 +168,21 @@ def report(folder: Path, plan: dict[str, Any], seeds: list[int]) -> str:
                 records.append(record | run['figures'] | blank | scores)
     rows = study_report.rows_of(hits)
     text = study_report.markdown(rows, plan, figures)
+    if chosen := [name for name in names if name in CHOICES]:
+        table = subset_report(folder, plan, [WHOLE, *chosen], seeds, CONFIRMED_ON)
+        text += f'\n### Confirmation, equal FLOPs, the pairs that --choose leaves out\n\n{table}'
     study_report.write(folder / 'report', text, records, study_report.forest(rows))
     return text
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    input_pipeline.hide_accelerators_from_tensorflow()
-    names = ONLY.value or list(QUICK if IS_QUICK.value else VARIANTS)
+def names_of_command() -> list[str]:
+    """The variants that the flags ask for.
+
+    Raises:
+      UserError: an unknown variant, or no WHOLE among them.
+    """
+    usual = [*QUICK] if IS_QUICK.value else [WHOLE, *CHOICES] if IS_CHOICE.value else [*VARIANTS]
+    names = ONLY.value or usual
     if unknown := [name for name in names if name not in VARIANTS]:
         raise UserError(
             f'--only={unknown[0]} is unknown: {did_you_mean(unknown[0], VARIANTS)}'
@@ -189,25 +190,36 @@ def main(argv: list[str]) -> None:
         )
     if WHOLE not in names:
         raise UserError(f'--only needs {WHOLE}, to which the others are compared')
-    seeds = list(range(2 if IS_QUICK.value else SEEDS.value))
+    return names
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    input_pipeline.hide_accelerators_from_tensorflow()
+    if IS_QUICK.value and IS_CHOICE.value:
+        raise UserError('--quick and --choose exclude each other: give one of them')
+    names = names_of_command()
+    first = CHOICE_SEED if IS_CHOICE.value else 0
+    seeds = list(range(first, first + (2 if IS_QUICK.value else SEEDS.value)))
     size, steps = (QUICK_BATCH, QUICK_STEPS) if IS_QUICK.value else (BATCH, STEPS)
     folder = Path(OUT.value)
-    plan = open_plan(folder, names, DATA.value, size, steps)
-    todo = [
+    plan = open_plan(folder / 'plan.json', names, DATA.value, size, steps)
+    points = ('flops',) if IS_CHOICE.value else tuple(POINTS)
+    keys = [
         (name, count, seed)
         for seed in seeds
         for name in names
-        for count in sorted(set(plan['steps'][name].values()))
+        for count in sorted({plan['variants'][name]['steps'][point] for point in points})
     ]
-    work = {run: plan['flops_of_step'][run[0]] * run[1] for run in todo}
-    left = [run for run in todo if not run_path(folder, *run).exists()]
-    print(f'{len(todo) - len(left)} of {len(todo)} runs are done; the others follow', flush=True)
-    with progress_bar(None, 'Study', ' GFLOP', round(sum(work[r] for r in left) / 1e9)) as bar:
-        for name, count, seed in left:
-            bar.set_postfix_str(f'{name}, {count} steps, seed {seed}')
-            one_run(folder, plan, name, count, seed)
-            bar.update(round(work[name, count, seed] / 1e9))
-    print(f'{report(folder, plan, seeds)}\nWritten: {folder / "report"}')
+    todo = [key for key in keys if not run_path(folder, *key).exists()]
+    print(f'{len(keys) - len(todo)} of {len(keys)} runs are done; the others follow', flush=True)
+    all_runs(folder, plan, todo, WORKERS.value)
+    if IS_CHOICE.value:
+        text = subset_report(folder, plan, names, seeds, CHOSEN_ON)
+        write_whole(folder / 'report' / 'choice.md', text.encode())
+    else:
+        text = report(folder, plan, seeds)
+    print(f'{text}\nWritten: {folder / "report"}')
 
 
 if __name__ == '__main__':

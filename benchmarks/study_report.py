@@ -95,14 +95,20 @@ def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mappi
     """
     parts = [cost_table(plan, figures)]
     for point in POINTS:
-        lines = [['variant', 'steps', 'recall@5', *(f'minus {other}' for other in BASELINES)]]
-        for row in (r for r in rows if r['point'] == point):
-            keys = [f'minus {other}' for other in BASELINES]
-            differences = [row[key].points() if key in row else '' for key in keys]
-            steps = str(plan['steps'][row['variant']][point])
-            lines.append([row['variant'], steps, str(row['score']), *differences])
-        parts.append(f'### Equal {POINTS[point]}\n\n{markdown_table(lines)}')
+        table = score_table([row for row in rows if row['point'] == point], plan, point)
+        parts.append(f'### Equal {POINTS[point]}\n\n{table}')
     return '\n'.join(parts)
+
+
+def score_table(rows: list[dict[str, Any]], plan: Mapping[str, Any], point: str) -> str:
+    """The scores of one point's rows, and their differences to BASELINES that are among them."""
+    keys = [key for key in (f'minus {other}' for other in BASELINES) if any(key in r for r in rows)]
+    lines = [['variant', 'steps', 'recall@5', *keys]]
+    for row in rows:
+        differences = [row[key].points() if key in row else '' for key in keys]
+        steps = str(plan['variants'][row['variant']]['steps'][point])
+        lines.append([row['variant'], steps, str(row['score']), *differences])
+    return markdown_table(lines)
 
 
 def cost_table(plan: Mapping[str, Any], figures: Mapping[str, list[Mapping[str, Any]]]) -> str:
@@ -113,12 +119,13 @@ def cost_table(plan: Mapping[str, Any], figures: Mapping[str, list[Mapping[str, 
         return format(np.mean(values), form) if values else ''
 
     lines = [['variant', 'FLOPs', 'time', 'masked', 'objects kept', 'starved']]
+    decided = plan['variants']
     for name in figures:
         lines.append(
             [
                 name,
-                f'{plan["flops_of_step"][name] / plan["flops_of_step"][WHOLE]:.2f}',
-                f'{plan["seconds_of_step"][name] / plan["seconds_of_step"][WHOLE]:.2f}',
+                f'{decided[name]["flops_of_step"] / decided[WHOLE]["flops_of_step"]:.2f}',
+                f'{decided[name]["seconds_of_step"]:.2f}',
                 mean(name, 'masked', '.0%'),
                 mean(name, 'retention', '.2f'),
                 mean(name, 'starved', '.1%'),

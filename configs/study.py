@@ -6,7 +6,7 @@ Result:   none yet; `python -m benchmarks.study` trains all variants with severa
 
 A variant masks from the first step to the last, unless its name says otherwise: `-tail` sees whole
 images and captions in the last 5 % of its steps, as the text masks do, and `-mixed` masks four of
-five images.
+five images. `edges` is `background` without its border prior.
 """
 
 from typing import Any
@@ -18,6 +18,11 @@ HALF = {'masking.mask_ratio': 0.5, 'masking.min_ratio': 0.5, 'masking.max_ratio'
 TAIL = {'masking.until': 0.95}
 SHORT = TAIL | {'text_masking.context_length': 8}
 PGS: dict[str, Any] = {'masking.strategy': 'pgs', **HALF}
+BACKGROUND: dict[str, Any] = {
+    'masking.strategy': 'background',
+    'masking.selection_noise': 1.0,
+    **HALF,
+}
 TEXT: dict[str, Any] = {'masking.strategy': 'none', **SHORT}
 
 # argument -> key of the config -> value
@@ -40,8 +45,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'text-random': TEXT | {'text_masking.strategy': 'random'},
     'text-block': TEXT | {'text_masking.strategy': 'block'},
     'text-frequency': TEXT | {'text_masking.strategy': 'frequency'},
+    'pgs-noise': PGS | {'masking.selection_noise': 1.0},
+    'edges': BACKGROUND | {'masking.border_weight': 0.0},
+    'background': BACKGROUND,
     'pgs-text-frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
 }
+# Chosen among the masks of this project by `--choose`: the study confirms them on other seeds and pairs.
+CHOICES = ('pgs', 'pgs-noise', 'edges', 'background')
 BASELINES = ('none', 'random')  # to which the others are compared
 QUICK = (*BASELINES, 'pgs')  # of `--quick`
 

@@ -9,7 +9,8 @@ from configs.study import VARIANTS
 from pgs.build import check_config
 from pgs.errors import UserError
 
-study, runs, report = load('study'), load('study_runs'), load('study_report')
+study, plans = load('study'), load('study_plan')
+runs, report = load('study_runs'), load('study_report')
 
 
 def test_an_interval_is_that_of_theory():
@@ -81,49 +82,103 @@ def test_a_run_ranks_the_held_out_pairs(tmp_path):
     assert 0.0 <= figures['starved'] < 0.5
 
 
+FIXED = {'version': plans.VERSION, 'data': 'openmoji', 'batch_size': 8, 'steps_of_none': 4}
+
+
 def small_plan() -> dict:
-    names = ['none', 'random', 'pgs']
-    steps = {
-        name: {'steps': 4, 'flops': 4 + 2 * i, 'seconds': 4 + i} for i, name in enumerate(names)
+    variants = {
+        name: {
+            'settings': VARIANTS[name],
+            'flops_of_step': flops,
+            'seconds_of_step': seconds,
+            'steps': plans.steps_at_points(4, flops / 4e9, seconds),
+            'machine': {},
+        }
+        for name, flops, seconds in (('none', 4e9, 1.0), ('random', 2e9, 0.6), ('pgs', 2.2e9, 0.7))
     }
-    return study.fixed_part(names, 'openmoji', 8, 4) | {
-        'steps': steps,
-        'flops_of_step': {'none': 4e9, 'random': 2e9, 'pgs': 2.2e9},
-        'seconds_of_step': {'none': 1.0, 'random': 0.6, 'pgs': 0.7},
-    }
+    return FIXED | {'variants': variants}
+
+
+def write_runs(folder, plan, seeds):
+    rng = np.random.default_rng(0)
+    for name, decided in plan['variants'].items():
+        for steps in set(decided['steps'].values()):
+            for seed in seeds:
+                ranks = {side: rng.integers(0, 10, 50).tolist() for side in ('text', 'image')}
+                figures = {'loss': 1.0, 'masked': 0.5, 'retention': None, 'starved': 0.1 * seed}
+                content = {'version': plans.VERSION, 'figures': figures, 'ranks': ranks}
+                plans.write_json(study.run_path(folder, name, steps, seed), content)
+
+
+def test_steps_at_points_by_hand():
+    assert plans.steps_at_points(200, 0.5, 0.6) == {'steps': 200, 'flops': 400, 'seconds': 333}
+    # Numbers that differ by up to a tenth share a run.
+    assert plans.steps_at_points(200, 0.5, 0.53) == {'steps': 200, 'flops': 400, 'seconds': 400}
+    assert plans.steps_at_points(200, 1.0, 1.0) == {'steps': 200, 'flops': 200, 'seconds': 200}
 
 
 def test_a_report_of_given_runs(tmp_path):
-    plan, rng = small_plan(), np.random.default_rng(0)
-    for name, points in plan['steps'].items():
-        for steps in set(points.values()):
-            for seed in (0, 1):
-                path = study.run_path(tmp_path, name, steps, seed)
-                path.parent.mkdir(exist_ok=True)
-                ranks = {side: rng.integers(0, 10, 50).tolist() for side in ('text', 'image')}
-                figures = {'loss': 1.0, 'masked': 0.5, 'retention': None, 'starved': 0.1 * seed}
-                study.write_json(
-                    path, {'version': study.VERSION, 'figures': figures, 'ranks': ranks}
-                )
+    plan = small_plan()
+    (tmp_path / 'runs').mkdir()
+    write_runs(tmp_path, plan, (0, 1))
     text = study.report(tmp_path, plan, [0, 1])
-    assert text.count('| pgs | ') == 1 + 3
+    assert text.count('| pgs | ') == 1 + 3 + 1
     assert '| pgs | 0.55 | 0.70 | 50% |  | 5.0% |' in text
-    assert '| pgs | 8 | ' in text.split('### Equal FLOPs')[1]
+    assert '| pgs | 7 | ' in text.split('### Equal FLOPs')[1]
+    confirmed = text.split('### Confirmation')[1]
+    assert ('| none | ' in confirmed, '| random | ' in confirmed) == (True, False)
     lines = (tmp_path / 'report' / 'study.csv').read_text().splitlines()
     assert len(lines) == 1 + 3 * 3 * 2
     assert (tmp_path / 'report' / 'study.png').read_bytes()[:4] == b'\x89PNG'
 
 
+def test_choices_are_compared_on_other_pairs_than_they_are_confirmed_on(tmp_path):
+    plan = small_plan()
+    (tmp_path / 'runs').mkdir()
+    write_runs(tmp_path, plan, (0, 1))
+    tables = [
+        study.subset_report(tmp_path, plan, ['none', 'pgs'], [0, 1], pairs)
+        for pairs in (study.CHOSEN_ON, study.CONFIRMED_ON)
+    ]
+    assert tables[0] != tables[1]
+    parts = [set(range(50)[pairs]) for pairs in (study.CHOSEN_ON, study.CONFIRMED_ON)]
+    assert not parts[0] & parts[1]
+    assert len(parts[0] | parts[1]) == 50
+
+
+def open_small_plan(folder, names=('none', 'random', 'pgs'), **changes):
+    given = {'data': 'openmoji', 'batch_size': 8, 'steps': 4} | changes
+    return plans.open_plan(folder / 'plan.json', names, *given.values())
+
+
 def test_a_plan_of_other_flags_or_a_damaged_one_is_refused(tmp_path):
     path = tmp_path / 'plan.json'
-    study.write_json(path, small_plan())
-    names = list(small_plan()['variants'])
-    assert study.open_plan(tmp_path, names, 'openmoji', 8, 4) == small_plan()
+    plans.write_json(path, small_plan())
+    assert open_small_plan(tmp_path) == small_plan()
+    assert list(open_small_plan(tmp_path, ('none', 'pgs'))['variants']) == ['none', 'pgs']
     with pytest.raises(UserError, match='it differs in data, batch_size: give the same flags'):
-        study.open_plan(tmp_path, names, 'openmoji_scenes', 16, 4)
+        open_small_plan(tmp_path, data='openmoji_scenes', batch_size=16)
+    other = small_plan()
+    other['variants']['pgs']['settings'] = {'masking.strategy': 'random'}
+    plans.write_json(path, other)
+    with pytest.raises(UserError, match='it differs in pgs: give the same flags'):
+        open_small_plan(tmp_path)
     path.write_text('{}')
     with pytest.raises(UserError, match='is no plan of a study'):
-        study.open_plan(tmp_path, names, 'openmoji', 8, 4)
+        open_small_plan(tmp_path)
+
+
+def test_a_variant_that_a_plan_lacks_is_added(tmp_path, monkeypatch):
+    def planned(names, *_):
+        return {name: {'settings': VARIANTS[name], 'new': True} for name in names}
+
+    monkeypatch.setattr(plans, 'planned', planned)
+    plans.write_json(tmp_path / 'plan.json', small_plan())
+    plan = open_small_plan(tmp_path, ('none', 'pgs', 'gaussian'))
+    assert [name for name, v in plan['variants'].items() if 'new' in v] == ['gaussian']
+    kept = plans.read_json(tmp_path / 'plan.json')['variants']
+    assert list(kept) == ['none', 'random', 'pgs', 'gaussian']
+    assert open_small_plan(tmp_path, ('none', 'gaussian'))['variants']['gaussian']['new']
 
 
 @pytest.mark.parametrize('content', ['', '{}', '{"version": 1}', '[1]'])
