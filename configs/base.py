@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     # --- Devices and memory ---
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # data-parallel size; -1: the remaining devices
+    config.mesh.zero = 1  # data parallelism that shards the optimiser's moments (ZeRO-1)
     config.mesh.fsdp = 1  # fully sharded data parallelism: shards parameters and optimiser too
     config.microbatches = 1  # GradCache microbatches: the full batch's gradient in less memory
     config.compile_cache = '~/.cache/clip_pgs/xla'  # folder of compiled programs; '': none

@@ -96,6 +96,10 @@ TABLE: dict[str, Key] = {
     'mesh.data': count(
         'devices along the data-parallel axis; -1: the remaining ones', besides=(-1,)
     ),
+    'mesh.zero': count(
+        "devices along an axis that shards the optimiser's moments too (ZeRO-1); -1: the remaining",
+        besides=(-1,),
+    ),
     'mesh.fsdp': count(
         'devices that share one copy of the state; -1: the remaining', besides=(-1,)
     ),

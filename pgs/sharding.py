@@ -1,10 +1,13 @@
-"""One mesh for one device or many: 'data' shards the batch, 'fsdp' the batch and the state.
+"""One mesh for one device or many. All its axes shard the batch; two of them shard the state too.
 
 The step is written as for one device. This module decides where its arrays are placed; XLA inserts
 the collectives. A parameter that 'fsdp' shards is gathered where it is used, layer by layer, and its
-gradient is scattered: fully sharded data parallelism (Zhao et al., arXiv 2304.11277).
+gradient is scattered: fully sharded data parallelism (Zhao et al., arXiv 2304.11277). 'zero' shards
+the optimiser's moments only: each device updates its part of the parameters, which are then gathered
+(ZeRO-1, Rajbhandari et al., arXiv 1910.02054; Xu et al., arXiv 2004.13336).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -13,7 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pgs.errors import UserError
 
-AXES = ('data', 'fsdp')
+AXES = ('data', 'zero', 'fsdp')
+MOMENTS = 'opt_state'  # the field of a train state that 'zero' shards
 
 # Arrays with fewer elements are replicated: gathering a gain or a bias costs a message and saves no
 # memory worth it.
@@ -23,11 +27,11 @@ SPLIT_FROM = 2**14
 def make_mesh(
     mesh_config: Mapping[str, int], batch_size: int, devices: Sequence | None = None
 ) -> Mesh:
-    """The mesh (data, fsdp) that config.mesh describes, over all devices.
+    """The mesh that config.mesh describes, over all devices.
 
     Args:
-      mesh_config: config.mesh: data and fsdp, the number of devices along each axis; -1 in one of
-        them stands for the remaining devices.
+      mesh_config: config.mesh: the number of devices along each of AXES; -1 in one of them stands
+        for the remaining devices, and an axis that is missing has one.
       batch_size: pairs of a global batch.
       devices: all devices of all processes, by default.
 
@@ -36,20 +40,24 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(mesh_config, batch_size, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def mesh_shape(mesh_config: Mapping[str, int], batch_size: int, count: int) -> tuple[int, int]:
-    """Devices along data and along fsdp, of `count` devices in all.
+def mesh_shape(mesh_config: Mapping[str, int], batch_size: int, count: int) -> tuple[int, ...]:
+    """Devices along each of AXES, of `count` devices in all.
 
     Raises:
       UserError: axes that do not fit the devices, or devices that do not divide the batch.
     """
-    sizes = [mesh_config['data'], mesh_config['fsdp']]
-    given = f'config.mesh.data={sizes[0]}, config.mesh.fsdp={sizes[1]}'
-    if any(s != -1 and s < 1 for s in sizes) or sizes == [-1, -1]:
+    sizes = [mesh_config.get(axis, 1) for axis in AXES]
+    given = ', '.join(
+        f'config.mesh.{axis}={size}'
+        for axis, size in zip(AXES, sizes, strict=True)
+        if axis != 'zero' or size != 1
+    )
+    if any(s != -1 and s < 1 for s in sizes) or sizes.count(-1) > 1:
         raise UserError(f'{given}: give numbers of devices, and -1 (the rest) for one axis at most')
-    product = -sizes[0] * sizes[1] if -1 in sizes else sizes[0] * sizes[1]
+    product = math.prod(s for s in sizes if s != -1)
     if count % product or (-1 not in sizes and product != count):
         fitting = [n for n in range(1, count + 1) if count % n == 0]
         raise UserError(
@@ -63,8 +71,12 @@ def mesh_shape(mesh_config: Mapping[str, int], batch_size: int, count: int) -> t
             f'batch_size={batch_size} does not split over {count} devices: '
             f'take {" or ".join(map(str, near))}'
         )
-    data, fsdp = (count // product if s == -1 else s for s in sizes)
-    return data, fsdp
+    return tuple(count // product if s == -1 else s for s in sizes)
+
+
+def mesh_text(shape: Mapping[str, int]) -> str:
+    """The axes with more than one device: 'data 8 x fsdp 2'."""
+    return ' x '.join(f'{axis} {size}' for axis, size in shape.items() if size > 1) or '1 device'
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -77,23 +89,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """Shards the longest axis that fsdp divides; small arrays are replicated.
+def state_spec(shape: tuple[int, ...], fsdp: int, zero: int = 1) -> PartitionSpec:
+    """Shards the longest axis that the devices divide; small arrays are replicated.
 
     Weights are stacked by layer along their first axis, which is never their longest, so that
     each layer is spread over all devices.
+
+    Args:
+      shape: of a parameter or a moment.
+      fsdp: devices along this axis.
+      zero: devices along this axis for a moment, 1 for a parameter. It divides what fsdp leaves of
+        the same axis; where it does not divide that, fsdp alone shards the moment.
     """
+    if fsdp * zero == 1 or np.prod(shape) < SPLIT_FROM:
+        return PartitionSpec()
     fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
-    if fsdp == 1 or not fitting or np.prod(shape) < SPLIT_FROM:
+    if not fitting:
         return PartitionSpec()
     longest = max(fitting, key=lambda axis: shape[axis])
-    return PartitionSpec(*('fsdp' if axis == longest else None for axis in range(len(shape))))
+    splits = zero > 1 and shape[longest] % (fsdp * zero) == 0
+    # fsdp first, so that a device's part of a moment lies within its part of the parameter.
+    over = tuple(a for a, used in (('fsdp', fsdp > 1), ('zero', splits)) if used)
+    names = over[0] if len(over) == 1 else over or None
+    return PartitionSpec(*(names if axis == longest else None for axis in range(len(shape))))
 
 
 def state_sharding(mesh: Mesh, state):
-    """The placement of each array of a state: parameters and optimiser by one rule, `state_spec`."""
-    fsdp = mesh.shape['fsdp']
-    return jax.tree.map(lambda x: NamedSharding(mesh, state_spec(x.shape, fsdp)), state)
+    """The placement of each array of a state, by `state_spec`."""
+    fsdp, zero = mesh.shape['fsdp'], mesh.shape['zero']
+
+    def place(path: tuple, x) -> NamedSharding:
+        of_moments = any(getattr(key, 'name', '') == MOMENTS for key in path)
+        return NamedSharding(mesh, state_spec(x.shape, fsdp, zero if of_moments else 1))
+
+    return jax.tree.map_with_path(place, state)
+
+
+def shard_as_moments(tree):
+    """Within a step: places parameters or their gradients as moments are. No-op unless zero > 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape['zero'] == 1:
+        return tree
+    fsdp, zero = mesh.shape['fsdp'], mesh.shape['zero']
+    return jax.tree.map(lambda x: constrain(x, state_spec(x.shape, fsdp, zero)), tree)
 
 
 def shard_batch(x: jax.Array, axis: int = 0) -> jax.Array:

@@ -17,7 +17,7 @@ from pgs.microbatches import loss_and_gradient, map_parts
 from pgs.models.class_attention import make_scorer, moved_average
 from pgs.models.clip import CLIP, MAX_LOG_SCALE, normalize_images
 from pgs.models.image_tower import ImageTowerSettings
-from pgs.sharding import batch_sharding, replicated, state_sharding
+from pgs.sharding import batch_sharding, replicated, shard_as_moments, state_sharding
 
 
 @flax.struct.dataclass
@@ -149,6 +149,7 @@ def make_train_step(
             return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
+        grads = shard_as_moments(grads)
         used = clipped(grads, clip_norm) if clip_norm else grads
         updates, opt_state = optimizer.update(used, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -158,6 +159,7 @@ def make_train_step(
         params, opt_state = keep_where_not_finite(
             optimizer, finite, (params, opt_state), (state.params, state.opt_state)
         )
+        params = shard_as_moments(params)  # gathered once, after the update
         metrics = {
             'loss': value,
             'grad_norm': grad_norm,

@@ -60,6 +60,15 @@ def test_the_longest_fitting_axis_is_split(shape, spec):
     assert sharding.state_spec(shape, 1) == PartitionSpec()
 
 
+def test_moments_are_split_further_than_parameters():
+    spec = sharding.state_spec
+    assert spec((12, 768, 3072), 1, 8) == PartitionSpec(None, None, 'zero')
+    assert spec((12, 768, 3072), 2, 4) == PartitionSpec(None, None, ('fsdp', 'zero'))
+    assert spec((197, 768), 2, 5) == PartitionSpec(None, 'fsdp')  # five does not divide 384
+    assert spec((197, 768), 1, 5) == PartitionSpec(None, None)
+    assert spec((768,), 1, 8) == PartitionSpec()
+
+
 def test_rows_of_a_batch_arrive_where_they_belong():
     mesh = sharding.make_mesh({'data': 4, 'fsdp': 2}, 16)
     batch = {'x': np.arange(32).reshape(16, 2)}

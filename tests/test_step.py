@@ -98,6 +98,18 @@ def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsd
     assert moments.sharding == kernel.sharding
 
 
+@pytest.mark.parametrize(('sizes', 'parts'), [((1, 8, 1), (1, 8)), ((2, 2, 2), (2, 4))])
+def test_split_moments_compute_what_one_device_does(tiny_config, sizes, parts):
+    """ZeRO-1: (data, zero, fsdp), and the parts of parameters and of moments."""
+    mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), 16)
+    many = run(tiny_config, mesh)
+    assert_same(on_one_device('pgs'), many)
+    embedding = many[0].params['text_tower']['token_embedding']
+    moments = many[0].opt_state[0].mu['text_tower']['token_embedding']
+    for array, count in zip((embedding, moments), parts, strict=True):
+        assert array.addressable_shards[0].data.size * count == array.size
+
+
 def test_whole_images_are_the_same_on_any_mesh(tiny_config):
     tiny_config.masking.update(whole_share=0.25, budget_group=4)
     one = run(tiny_config, one_device_mesh(16), count=2)

@@ -85,7 +85,7 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
             raise
         report['needed_bytes'], report['capacity_bytes'] = needed
         raise TooBig(report) from error
-    traffic = step_traffic(compiled.as_text(), **mesh.shape)
+    traffic = step_traffic(compiled.as_text(), mesh.shape)
     report['compile_seconds'] = time.perf_counter() - start
     report |= memory_sizes(compiled) | {
         'memory_traffic_bytes': traffic.memory_bytes,

@@ -1,5 +1,6 @@
 """Estimated time of a compiled step on a TPU slice."""
 
+import math
 from typing import Any
 
 from jax.sharding import Mesh
@@ -51,10 +52,11 @@ def wire_seconds(traffic: Traffic, mesh: Mesh, chip: Chip) -> float:
 
     A ring of n devices sends (n - 1) / n of the result; an all-reduce does so twice.
     """
-    lengths = {axis: mesh.shape[axis] for axis in mesh.axis_names}
     seconds = 0.0
     for c in traffic.collectives:
-        n = lengths.get(c.axis, mesh.size)
+        axes = c.axis.split(' x ')
+        known = all(axis in mesh.shape for axis in axes)
+        n = math.prod(mesh.shape[axis] for axis in axes) if known else mesh.size
         rounds = 2 if c.kind == 'all-reduce' else 1
         seconds += rounds * c.bytes * (n - 1) / n / chip.wires
     return seconds

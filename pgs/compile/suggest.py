@@ -87,7 +87,7 @@ def suggestions(config: ConfigDict, report: Report) -> Iterator[tuple[str, Confi
     trials.append(
         full
         | {'microbatches': report['batch_per_device']}
-        | {'mesh.data': 1, 'mesh.fsdp': report['devices']}
+        | {'mesh.data': 1, 'mesh.zero': 1, 'mesh.fsdp': report['devices']}
     )
     for changes in trials:
         changed = config.copy_and_resolve_references()

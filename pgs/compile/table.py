@@ -1,12 +1,13 @@
 """Reports of compiled steps as a printed table, one column for each step."""
 
 from pgs.compile.aot import GIB, Report
+from pgs.sharding import mesh_text
 
 # Label of a row, and its cell of a report.
 SIZES = (
     ('strategy', lambda r: r['strategy']),
     ('topology', lambda r: r['topology']),
-    ('mesh data x fsdp', lambda r: '{data} x {fsdp}'.format(**r['mesh'])),
+    ('mesh', lambda r: mesh_text(r['mesh'])),
     ('batch (a device)', lambda r: f'{r["batch_size"]} ({r["batch_per_device"]})'),
     ('remat, microbatches', lambda r: f'{r["remat"]}, {r["microbatches"]}'),
     ('HBM: arguments', lambda r: gib(r['argument_bytes'])),

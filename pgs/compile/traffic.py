@@ -5,10 +5,11 @@ instruction counts as often as the loops around it run.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -45,12 +46,12 @@ class Traffic:
     collectives: list[Collective]
 
 
-def step_traffic(text: str, *, data: int, fsdp: int) -> Traffic:
+def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
     """What one step moves on each device.
 
     Args:
       text: compiled.as_text().
-      data, fsdp: devices along the axes of the mesh.
+      mesh: axis -> devices along it.
     """
     entry, computations = parse(text)
     runs, fused = count_runs(entry, computations)
@@ -60,7 +61,7 @@ def step_traffic(text: str, *, data: int, fsdp: int) -> Traffic:
     for name, times, i in distinct([*runs.items(), *fused.items()], computations):
         kind = collective_kind(i)
         if kind:
-            key = kind, mesh_axis(i.attributes, data, fsdp)
+            key = kind, mesh_axis(i.attributes, mesh)
             counts[key] += times
             sizes[key] += times * result_bytes(i)
         if name in runs:
@@ -179,15 +180,18 @@ def written_bytes(result: Instruction, outer_shape: str, fused: Computation) -> 
     return size(outer_shape)
 
 
-def mesh_axis(attributes: str, data: int, fsdp: int) -> str:
-    """The mesh axis of a collective's groups of devices: 'data', 'fsdp', 'all' or 'N devices'."""
-    group = first_group(attributes, data * fsdp)
+def mesh_axis(attributes: str, mesh: Mapping[str, int]) -> str:
+    """The mesh axis of a collective's groups: its name, 'data x zero', 'all' or 'N devices'."""
+    ids = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
+    group = first_group(attributes, ids.size)
     if group is None:
         return 'all'
-    ids = np.arange(data * fsdp).reshape(data, fsdp)
-    for axis, members in (('all', ids), ('fsdp', ids[0]), ('data', ids[:, 0])):
-        if len(group) == members.size and set(group) == set(members.flatten()):
-            return 'data' if axis == 'all' and fsdp == 1 else axis
+    split = [axis for axis, size in mesh.items() if size > 1]
+    for count in range(1, len(split) + 1):
+        for over in itertools.combinations(split, count):
+            members = ids[tuple(slice(None) if axis in over else 0 for axis in mesh)]
+            if len(group) == members.size and set(group) == set(members.flatten()):
+                return 'all' if len(over) == len(split) > 1 else ' x '.join(over)
     return f'{len(group)} devices'
 
 

@@ -63,7 +63,7 @@ def start_lines(run: Run, state: TrainState) -> str:
     names = ' and '.join(name for name, _, _ in sources.mixture_rows(config.data))
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
-    axes = f' (data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]})' if mesh.size > 1 else ''
+    axes = f' ({sharding.mesh_text(mesh.shape)})' if mesh.size > 1 else ''
     start, total = int(state.step), config.total_steps
     lines = [
         f'CLIP-PGS: {parameters / 1e6:.1f} M parameters, {run.data.pairs} pairs of {names}, '

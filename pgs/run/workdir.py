@@ -37,6 +37,7 @@ FREE_KEYS = {
     'eval_masked',
     'eval_data_root',
     'mesh.data',
+    'mesh.zero',
     'mesh.fsdp',
     'microbatches',
     'model.remat',

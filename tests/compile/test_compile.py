@@ -145,7 +145,7 @@ def test_labels_give_the_masked_fraction():
         'pgs 0.5': vitb16_pgs.get_config('0.5'),
     }
     for label, config in configs.items():
-        mesh = jax.make_mesh((4, 1), ('data', 'fsdp'), devices=jax.devices()[:4])
+        mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4])
         assert aot.describe(config, 'v5e:2x2', mesh)['strategy'] == label
 
 

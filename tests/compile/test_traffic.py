@@ -56,7 +56,7 @@ def program(replicas='{{0,1,2,3}}'):
 
 
 def test_a_loop_counts_each_iteration():
-    found = step_traffic(program(), data=4, fsdp=1)
+    found = step_traffic(program(), {'data': 4, 'fsdp': 1})
     assert found.collectives == [Collective('all-reduce', 'data', 12, 12 * ROW)]
     # Only the slice of x is read, and its index of 4 bytes.
     assert found.selection_bytes == 12 * (2 * ROW + 4)
@@ -80,15 +80,25 @@ def test_a_loop_counts_each_iteration():
     ],
 )
 def test_devices_of_a_collective(replicas, axis):
-    assert step_traffic(program(replicas), data=2, fsdp=2).collectives[0].axis == axis
+    assert step_traffic(program(replicas), {'data': 2, 'fsdp': 2}).collectives[0].axis == axis
+
+
+def test_groups_over_some_axes_are_named_by_them():
+    mesh = {'data': 2, 'zero': 2, 'fsdp': 2}
+    for replicas, axis in (
+        ('{{0,2,4,6},{1,3,5,7}}', 'data x zero'),
+        ('{{0,2},{1,3},{4,6},{5,7}}', 'zero'),
+        ('{{0,1,2,3,4,5,6,7}}', 'all'),
+    ):
+        assert step_traffic(program(replicas), mesh).collectives[0].axis == axis
 
 
 def test_a_compiled_exchange_is_found():
     """A sum over a sharded axis is one all-reduce of the result."""
     mesh = sharding.make_mesh({'data': 4, 'fsdp': 2}, 8)
-    split = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    split = NamedSharding(mesh, PartitionSpec(sharding.AXES))
     total = jax.jit(lambda x: x.sum(axis=0), in_shardings=split)
     text = total.lower(jax.ShapeDtypeStruct((64, 1024), jnp.float32)).compile().as_text()
-    found = step_traffic(text, data=4, fsdp=2)
+    found = step_traffic(text, mesh.shape)
     assert found.collectives == [Collective('all-reduce', 'all', 1, 4096)]
     assert found.memory_bytes >= 8 * 4096  # each device reads its eight rows

@@ -145,6 +145,22 @@ def test_restores_onto_another_mesh(tmp_path):
     np.testing.assert_array_equal(restored.params['w'], np.full((512, 512), 3.0))
 
 
+def test_restores_onto_a_mesh_that_splits_moments_and_back(tmp_path):
+    one, four = one_device_mesh(4), {'data': 1, 'zero': 2, 'fsdp': 2}
+    split = sharding.make_mesh(four, 4, jax.devices()[:4])
+    for number, (saved, restored) in enumerate(((one, split), (split, one))):
+        with checkpoint.open_manager(tmp_path / str(number), keep=1) as manager:
+            checkpoint.save(manager, 1, state_of(3.0, saved))
+            manager.wait_until_finished()
+            state = checkpoint.restore(manager, state_of(0.0, restored))
+        np.testing.assert_array_equal(state.opt_state[0], state_of(3.0, one).opt_state[0])
+        parts = [
+            x.size // x.addressable_shards[0].data.size
+            for x in (state.params['w'], state.opt_state[0])
+        ]
+        assert parts == ([2, 4] if restored is split else [1, 1])
+
+
 def test_checkpoints_of_multiples_are_kept_as_well(tmp_path):
     with checkpoint.open_manager(tmp_path, keep=1, keep_every=4) as manager:
         for step in (2, 4, 6, 8, 10):
