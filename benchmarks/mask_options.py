@@ -19,6 +19,7 @@ from absl import flags
 from einops import rearrange, reduce
 
 from benchmarks.study_report import markdown_table
+from configs.study import OPTION_TRIALS
 from input_pipeline import openmoji
 from input_pipeline.photographs import photographs
 from pgs.masking import known_strategies
@@ -36,24 +37,9 @@ DRAWS = flags.DEFINE_integer('draws', 20, 'Masks of each image.', lower_bound=2)
 OUT = flags.DEFINE_string('out', 'runs/benchmarks/mask_options.json', 'Path of the figures.')
 SIZE, PATCH = 224, 16  # pixels
 BINS = 16  # of the luma's histogram
+RATIOS = ('min_ratio', 'max_ratio')  # the same in all trials
 # name -> emoji by their hash, photographs
 SETS = {'chosen': (slice(200, 260), slice(0, 2)), 'confirmed': (slice(0, 90), slice(2, 5))}
-PGS = {'min_ratio': 0.5, 'max_ratio': 0.5}
-NOISE = {'selection_noise': 1.0}
-TRIALS: list[tuple[str, dict[str, Any]]] = [
-    ('random', {}),
-    ('pgs', PGS),
-    *(('pgs', PGS | {'edge_weight': weight}) for weight in (0.0, 4.0, 16.0)),
-    *(('pgs', PGS | {'epsilon': epsilon}) for epsilon in (0.03, 0.3)),
-    *(('pgs', PGS | {'candidate_ratio': ratio}) for ratio in (0.02, 0.1)),
-    *(('pgs', PGS | {'edge_detector': name}) for name in ('canny', 'entropy', 'two scales')),
-    ('pgs', PGS | NOISE),
-    *(('background', {'border_weight': 0.0, 'edge_window': window}) for window in (3, 5)),
-    *(('background', {'border_weight': weight, 'edge_window': 1}) for weight in (4.0, 8.0)),
-    ('background', {}),
-    ('background', {'edge_window': 5}),
-    *(('background', {'selection_noise': noise}) for noise in (1.0, 2.0)),
-]
 
 
 class Objects(NamedTuple):
@@ -123,10 +109,10 @@ def main(argv: list[str]) -> None:
     keys = ('kept', 'starved', 'starved objects')
     lines = [['strategy', 'options', *(f'{key}, {name}' for name in SETS for key in keys)]]
     results = []
-    for name, options in progress_bar(TRIALS, 'Masking', ' trials', len(TRIALS)):
+    for name, options in progress_bar(OPTION_TRIALS, 'Masking', ' trials', len(OPTION_TRIALS)):
         found = {of: measure(objects, name, options, DRAWS.value) for of, objects in sets.items()}
         results.append({'strategy': name, 'options': options, 'shares': found})
-        shown = ', '.join(f'{k}={v}' for k, v in options.items() if k not in PGS)
+        shown = ', '.join(f'{k}={v}' for k, v in options.items() if k not in RATIOS)
         lines.append([name, shown, *(f'{found[of][key]:.1%}' for of in SETS for key in keys)])
     write_json(OUT.value, results)
     print(f'{markdown_table(lines)}Written: {OUT.value}')

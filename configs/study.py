@@ -50,6 +50,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'background': BACKGROUND,
     'pgs-text-frequency': PGS | {'text_masking.strategy': 'frequency', **SHORT},
 }
+# Strategy and options of benchmarks.mask_options; 'entropy' and 'two scales' are edge maps of its own.
+FIXED = {'min_ratio': 0.5, 'max_ratio': 0.5}
+OPTION_TRIALS: list[tuple[str, dict[str, Any]]] = [
+    ('random', {}),
+    ('pgs', FIXED),
+    *(('pgs', FIXED | {'edge_weight': weight}) for weight in (0.0, 4.0, 16.0)),
+    *(('pgs', FIXED | {'epsilon': epsilon}) for epsilon in (0.03, 0.3)),
+    *(('pgs', FIXED | {'candidate_ratio': ratio}) for ratio in (0.02, 0.1)),
+    *(('pgs', FIXED | {'edge_detector': name}) for name in ('canny', 'entropy', 'two scales')),
+    ('pgs', FIXED | {'selection_noise': 1.0}),
+    *(('background', {'border_weight': 0.0, 'edge_window': window}) for window in (3, 5)),
+    *(('background', {'border_weight': weight, 'edge_window': 1}) for weight in (4.0, 8.0)),
+    ('background', {}),
+    ('background', {'edge_window': 5}),
+    *(('background', {'selection_noise': noise}) for noise in (1.0, 2.0)),
+]
 # Chosen among the masks of this project by `--choose`: the study confirms them on other seeds and pairs.
 CHOICES = ('pgs', 'pgs-noise', 'edges', 'background')
 BASELINES = ('none', 'random')  # to which the others are compared

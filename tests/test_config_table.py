@@ -12,7 +12,7 @@ from pgs.config_table import MAX_SEED, TABLE, check_value, check_values, flat
 from pgs.errors import UserError
 from pgs.masking.strategies import RUN_KEYS, SELECTOR, all_options_of, known_strategies
 
-BUILT_IN = {'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs'}
+BUILT_IN = {'none', 'random', 'gaussian', 'cluster', 'attentive', 'pgs', 'background'}
 DEFAULTS = flat(base.get_config())
 
 # Key, value, and words of the message: the nearest valid value, or the range.
