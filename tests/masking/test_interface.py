@@ -45,7 +45,7 @@ def test_an_option_that_the_config_does_not_name_takes_the_default_of_the_signat
         ({'min_ration': 0.3}, ['config.masking.min_ration', 'config.masking.min_ratio?']),
         (
             {'zzz': 1},
-            ['config.masking.zzz', 'known are anchor_ratio, attention_scale, budget_group,'],
+            ['config.masking.zzz', 'known are anchor_ratio, attention_scale, border_weight,'],
         ),
         ({'min_ratio': '0.3'}, ["config.masking.min_ratio='0.3'", 'float']),
         ({'min_ratio': True}, ['config.masking.min_ratio=True', 'float']),
