@@ -20,15 +20,14 @@ from einops import rearrange, reduce
 
 from benchmarks.study_report import markdown_table
 from configs.study import OPTION_TRIALS
-from input_pipeline import openmoji
-from input_pipeline.photographs import photographs
 from pgs.masking import known_strategies
 from pgs.masking.edges import edge_scores, luma, min_max_scaled
-from pgs.masking.object_retention import object_patches, over_photographs, retention
+from pgs.masking.object_retention import object_patches, retention
 from pgs.masking.pgs import EDGE_DETECTORS
 from pgs.masking.selection import visible_patches
 from pgs.masking.starvation import RARELY
 from pgs.models import normalize_images
+from pgs.run.masks import objects_over_photographs
 from pgs.utils import cli
 from pgs.utils.console import progress_bar
 from pgs.utils.files import write_json
@@ -76,11 +75,9 @@ def two_scale_scores(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
 def objects_of(name: str) -> Objects:
     """One of SETS."""
     emoji, photos = SETS[name]
-    items = sorted((i for s in openmoji.splits().values() for i in s), key=openmoji.item_hash)
-    rgba = np.stack([openmoji.render(stem, SIZE) for stem, _ in items[emoji]])
-    white = np.stack([openmoji.over_white(r) for r in rgba])
-    images = over_photographs(white, rgba[..., 3], photographs(SIZE)[photos])
-    return Objects(normalize_images(images), object_patches(rgba[..., 3], PATCH))
+    count = emoji.stop - emoji.start
+    images, opacity, _ = objects_over_photographs(SIZE, count, first=emoji.start, photos=photos)
+    return Objects(normalize_images(images), object_patches(opacity, PATCH))
 
 
 def measure(objects: Objects, name: str, options: dict[str, Any], draws: int) -> dict[str, float]:

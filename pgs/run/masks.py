@@ -72,19 +72,26 @@ def spread_records(source: Records, count: int) -> list[dict[str, Any]]:
 
 
 def objects_over_photographs(
-    image_size: int, count: int
+    image_size: int, count: int, *, first: int = 0, photos: slice = slice(None)
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """OpenMoji images over photographs, the same ones every time.
+
+    Args:
+      image_size: pixels.
+      count: emoji, in the order of their hash.
+      first: the number of the first one.
+      photos: which of the photographs take turns behind them.
 
     Returns:
       (uint8 (count, H, W, 3), opacity uint8 (count, H, W), names).
     """
     items = sorted((i for s in openmoji.splits().values() for i in s), key=openmoji.item_hash)
-    rgba = np.stack([openmoji.render(stem, image_size) for stem, _ in items[:count]])
+    items = items[first : first + count]
+    rgba = np.stack([openmoji.render(stem, image_size) for stem, _ in items])
     white = np.stack([openmoji.over_white(r) for r in rgba])
-    behind = object_retention.photographs(image_size)
+    behind = object_retention.photographs(image_size)[photos]
     mixed = object_retention.over_photographs(white, rgba[..., 3], behind)
-    return mixed, rgba[..., 3], [name for _, name in items[:count]]
+    return mixed, rgba[..., 3], [name for _, name in items]
 
 
 def make_select(
