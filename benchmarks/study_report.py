@@ -22,6 +22,11 @@ from pgs.utils.files import write_whole
 K = 5
 RESAMPLES = 10_000
 LEVEL = 0.95
+# Prefix of the names of ranks, beside whole held-out images -> what is scored.
+VIEWS = {
+    'masked ': 'images masked as in training',
+    'shifted ': "another vendor's emoji, whole images",
+}
 Hits = np.ndarray  # float (S, N): for each pair the mean of both directions, 0, 0.5 or 1
 
 
@@ -40,9 +45,9 @@ class Interval(NamedTuple):
         return f'{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})'
 
 
-def hits(ranks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """float (N,), from the ranks of a run on whole images."""
-    return np.mean([ranks[side] < K for side in ('text', 'image')], axis=0)
+def hits(ranks: Mapping[str, np.ndarray], view: str = '') -> np.ndarray:
+    """float (N,), from the ranks of a run; on whole images, or in another view of VIEWS."""
+    return np.mean([ranks[f'{view}{side}'] < K for side in ('text', 'image')], axis=0)
 
 
 @functools.cache
@@ -85,6 +90,37 @@ def rows_of(hits_by_point: Mapping[str, Mapping[str, Hits]]) -> list[dict[str, A
     return rows
 
 
+def title(plan: Mapping[str, Any], hits: Mapping[str, Hits]) -> str:
+    """What the tables are of."""
+    seeds, pairs = hits[WHOLE].shape
+    return (
+        f'# Tables of a study\n\nData `{plan["data"]}`, batch {plan["batch_size"]}, '
+        f'{plan["steps_of_none"]} steps without a mask, {seeds} seeds, {pairs} held-out pairs. '
+        'Recall@5 is the mean of both directions; in brackets the 95 % interval. Differences are '
+        'in percentage points, of the same seeds and pairs.\n'
+    )
+
+
+def choice_table(hits: Mapping[str, Hits]) -> str:
+    """Differences to the first variant on two parts of the seeds and pairs that share none.
+
+    A variant that is best on the first part by chance is not so on the second.
+    """
+    reference, *others = hits
+    seeds = len(hits[reference]) // 2
+    parts = {
+        'choice': (slice(None, seeds), slice(0, None, 2)),
+        'confirmation': (slice(seeds, None), slice(1, None, 2)),
+        'all': (slice(None), slice(None)),
+    }
+    lines = [['variant', *(f'minus {reference}, {name}' for name in parts)]]
+    for other in others:
+        differences = hits[other] - hits[reference]
+        lines.append([other, *(interval(differences[part]).points() for part in parts.values())])
+    note = f'Choice: the first {seeds} seeds and every other pair; confirmation: the rest of both.'
+    return f'{markdown_table(lines)}\n{note}\n'
+
+
 def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mapping) -> str:
     """A table of the costs and masks of the variants, and one of the scores for each point.
 
@@ -96,7 +132,7 @@ def markdown(rows: list[dict[str, Any]], plan: Mapping[str, Any], figures: Mappi
     parts = [cost_table(plan, figures)]
     for point in POINTS:
         table = score_table([row for row in rows if row['point'] == point], plan, point)
-        parts.append(f'### Equal {POINTS[point]}\n\n{table}')
+        parts.append(f'## Equal {POINTS[point]}\n\n{table}')
     return '\n'.join(parts)
 
 
@@ -131,7 +167,7 @@ def cost_table(plan: Mapping[str, Any], figures: Mapping[str, list[Mapping[str, 
                 mean(name, 'starved', '.1%'),
             ]
         )
-    return f'### Costs and masks\n\n{markdown_table(lines)}'
+    return f'## Costs and masks\n\n{markdown_table(lines)}'
 
 
 def markdown_table(lines: list[list[str]]) -> str:
@@ -162,7 +198,8 @@ def forest(rows: list[dict[str, Any]]) -> Figure:
 def raw_csv(records: list[dict[str, Any]]) -> str:
     """One line for each run."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(records[0]), lineterminator='\n')
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    writer = csv.DictWriter(buffer, columns, restval='', lineterminator='\n')
     writer.writeheader()
     writer.writerows(records)
     return buffer.getvalue()

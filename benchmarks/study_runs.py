@@ -1,32 +1,39 @@
-"""The runs of benchmarks.study: what is compared, how long each trains, and one run.
+"""The runs of benchmarks.study: what is compared, how long each trains, and the runs of a variant.
 
-Shape: N held-out pairs.
+Shapes: N held-out pairs, S seeds.
 """
 
 import contextlib
+import functools
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import common
+from benchmarks.other_emoji import OtherEmoji
 from configs import study
-from pgs.build import last_masked_step
+from pgs.build import build, last_masked_step
 from pgs.evaluate.retrieval import match_ranks
 from pgs.inference.embedding import make_embedder
 from pgs.inference.masking import WHOLE, scoring_mask
 from pgs.masking.starvation import starved_share
+from pgs.run.data import training_batches
 from pgs.run.held_out import features_of
 from pgs.run.loop import device_batches
-from pgs.run.masks import measure_retention
+from pgs.run.masks import make_retention
 from pgs.run.opening import EVAL_BATCH, Run, open_run
 from pgs.run.programs import compile_programs
-from pgs.run.starved import IMAGES, seen_patches, spread_images
-from pgs.step import init_state
+from pgs.run.starved import IMAGES, make_counter, spread_images
+from pgs.step import TrainState, init_state, make_init
 from pgs.utils.files import absolute
 
+AHEAD = 3  # steps that wait on the device, of `trained_together`
 # What is equal in all variants that are compared, and its title.
 POINTS = {'steps': 'steps', 'flops': 'FLOPs', 'seconds': 'training seconds'}
 
@@ -53,44 +60,34 @@ def flops_a_step(name: str, data: str, batch_size: int) -> float:
 
 
 def train_and_rank(
-    config: ConfigDict, folder: Path
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Trains a run from its start to its end, and ranks the held-out pairs.
+    configs: Sequence[ConfigDict], folder: Path, shifted: Path | None = None
+) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Trains runs from their start to their end, and ranks the held-out pairs.
 
     Args:
-      config: of variant_config.
+      configs: of variant_config; they differ in their seeds alone. Several are trained at once, by
+        one program for all seeds, unless a calibration makes them differ in more.
       folder: for files that a strategy's calibration leaves there.
+      shifted: folder of another vendor's emoji, see OtherEmoji.
 
     Returns:
-      (ranks, figures): ranks of 'text' (captions found for an image) and 'image', int (N,), 0 for
-      the pair's own before all others, as `match_ranks` gives them, and of both for images that are
-      masked as in training, if the variant masks images; figures: the last step's loss, the mean
-      masked share, and of the trained model object retention and the share of starved patches of
-      held-out images, None where the variant has no mask.
+      For each run (ranks, figures): ranks of 'text' (captions found for an image) and 'image', int
+      (N,), 0 for the pair's own before all others, as `match_ranks` gives them; the same with
+      'masked ' before the name, of images that are masked as in training, if the variant masks
+      images; and with 'shifted ', of the other vendor's emoji, whole; figures: the last step's
+      loss, the mean masked share, and of the trained model object retention and the share of
+      starved patches of held-out images, None where the variant has no mask.
     """
     quiet = io.StringIO()  # one progress bar is enough: that of the whole study
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        run = open_run(config, absolute(folder))
-        params, metrics = trained(run)
-        retention = measure_retention(config, run.job.model, params, run.data.held_out)
-        starved = measure_starvation(run, params)
-        found = ranks(run, params)
-    figures = {
-        'loss': float(metrics[-1]['loss']),
-        'masked': float(np.mean([float(m['mask_ratio']) for m in metrics])),
-        'retention': retention.share if retention else None,
-        'starved': starved,
-    }
-    return found, figures
-
-
-def measure_starvation(run: Run, params: Any) -> float | None:
-    """See train_and_rank."""
-    if run.config.masking.strategy == WHOLE:
-        return None
-    assert run.data.held_out is not None
-    images = spread_images(run.data.held_out, IMAGES, run.job.model.image.image_size)
-    return starved_share(seen_patches(run.config, run.job.model, params, images))
+        runs = [open_run(config, absolute(folder)) for config in configs]
+        same = all(run.config.masking == runs[0].config.masking for run in runs)
+        if len(runs) > 1 and not same:
+            alone = (train_and_rank([config], folder, shifted) for config in configs)
+            return [found for of_one in alone for found in of_one]
+        results = [trained(runs[0])] if len(runs) == 1 else trained_together(runs)
+        measure = make_measure(runs[0], shifted)
+        return [measure(params, metrics) for params, metrics in results]
 
 
 def trained(run: Run) -> tuple[Any, list[dict[str, Any]]]:
@@ -110,18 +107,96 @@ def trained(run: Run) -> tuple[Any, list[dict[str, Any]]]:
     return state.params, metrics
 
 
-def ranks(run: Run, params: Any) -> dict[str, np.ndarray]:
-    """See train_and_rank."""
-    assert run.data.held_out is not None
-    mask = scoring_mask(run.config.masking, run.job.model.image)
-    embedders = [
-        make_embedder(run.job.model, run.mesh, EVAL_BATCH, m).with_params(params)
-        for m in [None, *([mask] if mask else [])]
+def trained_together(runs: Sequence[Run]) -> list[tuple[Any, list[dict[str, Any]]]]:
+    """`trained` for runs that differ in their seeds alone, on the default device.
+
+    A step of one program is a step of all runs: it fills a GPU, and compiles once.
+    """
+    config, job = runs[0].config, runs[0].job
+    total, platform = config.total_steps, jax.default_backend()
+    seeds_S = jnp.array([run.config.seed for run in runs])
+
+    def create(seed: jax.Array) -> TrainState:
+        return make_init(job.model, job.optimizer, seed, job.strategy)()
+
+    def one_step(seed: jax.Array, state: TrainState, batch: Any, whole: bool) -> Any:
+        one = build(config, total_steps=total, platform=platform, seed=seed)
+        return (one.unmasked_step if whole else one.train_step)(state, batch)
+
+    step_all = {
+        whole: jax.jit(jax.vmap(functools.partial(one_step, whole=whole)), donate_argnums=1)
+        for whole in (False, True)
+    }
+    states = jax.jit(jax.vmap(create))(seeds_S)
+    last, metrics = last_masked_step(config, total), []
+    rows = np.arange(config.batch_size)
+    with contextlib.ExitStack() as stack:
+        batches = [
+            stack.enter_context(contextlib.closing(training_batches(r.config, r.data, 0, rows)))
+            for r in runs
+        ]
+        for step, of_runs in enumerate(zip(*batches, strict=True), 1):
+            batch = jax.tree.map(lambda *parts: np.stack(parts), *of_runs)
+            states, measured = step_all[step > last](seeds_S, states, batch)
+            metrics.append(measured)
+            jax.block_until_ready(metrics[-AHEAD:][0])  # batches of waiting steps take memory
+    found_S, metrics = jax.device_get((states.params, metrics))
+    return [
+        (jax.tree.map(lambda x: x[i], found_S), jax.tree.map(lambda x: x[i], metrics))  # noqa: B023
+        for i in range(len(runs))
     ]
-    texts, *images = features_of(embedders, run.data.held_out)
-    found = {}
-    for prefix, seen in zip(('', 'masked '), images, strict=False):
-        ids = np.arange(len(texts))
-        found[f'{prefix}text'] = match_ranks(seen, ids, texts, ids)
-        found[f'{prefix}image'] = match_ranks(texts, ids, seen, ids)
-    return found
+
+
+def make_measure(
+    run: Run, shifted: Path | None
+) -> Callable[[Any, Any], tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """A function (params, metrics) -> what `train_and_rank` returns for a run.
+
+    The masks that it measures have the random numbers of the given run, for all seeds.
+    """
+    config, model, held_out = run.config, run.job.model, run.data.held_out
+    assert held_out is not None
+    retain = make_retention(config, model, held_out)
+    images = spread_images(held_out, IMAGES, model.image.image_size)
+    count = make_counter(config, model)
+    mask = scoring_mask(config.masking, model.image)
+    embedders = [
+        make_embedder(model, run.mesh, EVAL_BATCH, m) for m in [None, *([mask] if mask else [])]
+    ]
+
+    other = None if shifted is None else OtherEmoji(held_out, shifted, config.data.name)
+
+    def ranks(params: Any) -> dict[str, np.ndarray]:
+        ready = [e.with_params(params) for e in embedders]
+        texts, *seen = features_of(ready, held_out)
+        found = {}
+        for prefix, features in zip(('', 'masked '), seen, strict=False):
+            found |= ranks_of(features, texts, prefix)
+        if other is not None:
+            texts, features = features_of(ready[:1], other)
+            found |= ranks_of(features, texts, 'shifted ')
+        return found
+
+    def measure(params: Any, metrics: list[dict[str, Any]]) -> Any:
+        retention = retain(params)
+        starved = None
+        if config.masking.strategy != WHOLE:
+            starved = starved_share(np.asarray(count(params, images)))
+        figures = {
+            'loss': float(metrics[-1]['loss']),
+            'masked': float(np.mean([float(m['mask_ratio']) for m in metrics])),
+            'retention': retention.share if retention else None,
+            'starved': starved,
+        }
+        return ranks(params), figures
+
+    return measure
+
+
+def ranks_of(images_NxE: np.ndarray, texts_NxE: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
+    """Ranks of both directions, see train_and_rank."""
+    ids = np.arange(len(texts_NxE))
+    return {
+        f'{prefix}text': match_ranks(images_NxE, ids, texts_NxE, ids),
+        f'{prefix}image': match_ranks(texts_NxE, ids, images_NxE, ids),
+    }

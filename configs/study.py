@@ -66,8 +66,18 @@ OPTION_TRIALS: list[tuple[str, dict[str, Any]]] = [
     ('background', {'edge_window': 5}),
     *(('background', {'selection_noise': noise}) for noise in (1.0, 2.0)),
 ]
-# Chosen among the masks of this project by `--choose`: the study confirms them on other seeds and pairs.
-CHOICES = ('pgs', 'pgs-noise', 'edges', 'background')
+# Masks of this project that the study chooses among, on some seeds and pairs, and confirms on others;
+# they are compared to the first one.
+CHOICES = (
+    'pgs',
+    'pgs-0.3',
+    'pgs-tail',
+    'pgs-mixed',
+    'pgs-noise',
+    'edges',
+    'background',
+    'pgs-text-frequency',
+)
 BASELINES = ('none', 'random')  # to which the others are compared
 QUICK = (*BASELINES, 'pgs')  # of `--quick`
 

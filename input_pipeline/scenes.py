@@ -10,7 +10,7 @@ Shapes: S is SCENE_SIZE, s the side of the rendered emoji.
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -88,10 +88,22 @@ def compose(
     return openmoji.over(canvas, behind_SxSx3), canvas[..., 3:]
 
 
-def scene(stem: str, number: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scene `number` of an emoji: (image uint8 (S, S, 3), alpha uint8 (S, S, 1))."""
+def scene(
+    stem: str,
+    number: int,
+    split: str,
+    render: Callable[[str, int], np.ndarray] = openmoji.render,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scene `number` of an emoji: (image uint8 (S, S, 3), alpha uint8 (S, S, 1)).
+
+    Args:
+      stem: code points.
+      number: from 0, of the scenes of this emoji.
+      split: 'train' or 'validation'.
+      render: (code points, side) -> uint8 RGBA (s, s, 4).
+    """
     rng = generator(stem, number)
-    rgba = openmoji.render(stem, draw(rng, *EMOJI_SIDES))
+    rgba = render(stem, draw(rng, *EMOJI_SIDES))
     photos = full_size()
     behind = background(photos[draw(rng, 0, len(photos) - 1)], split, rng)
     return compose(rgba, behind, rng)

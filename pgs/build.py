@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -47,13 +48,16 @@ class Job(NamedTuple):
     unmasked_step: TrainStep  # the same without a mask, for the end of a run (config.masking.until)
 
 
-def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
+def build(
+    config: ConfigDict, *, total_steps: int, platform: str, seed: int | jax.Array | None = None
+) -> Job:
     """The parts of the train step.
 
     Args:
       config: as configs/base.py.
       total_steps: of the run; the learning rate and the mask's progress follow it.
       platform: 'cpu', 'gpu' or 'tpu', where the step will run.
+      seed: of the steps, in place of config.seed: a traced one makes one program for many seeds.
 
     Raises:
       UserError: invalid settings of the model, the mask or the optimiser.
@@ -81,7 +85,7 @@ def build(config: ConfigDict, *, total_steps: int, platform: str) -> Job:
             optimizer,
             schedule,
             select,
-            seed=config.seed,
+            seed=config.seed if seed is None else seed,
             total_steps=total_steps,
             microbatches=config.microbatches,
             **options,

@@ -45,7 +45,7 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metri
 def make_init(
     model: CLIP,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | jax.Array,
     strategy: Callable | None = None,
     *,
     averaged: bool = False,
@@ -89,7 +89,7 @@ def make_train_step(
     schedule: optax.Schedule,
     strategy: Callable | None,
     *,
-    seed: int,
+    seed: int | jax.Array,
     total_steps: int,
     microbatches: int = 1,
     hold: Callable[[Any], Any] = lambda params: params,

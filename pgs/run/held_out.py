@@ -4,7 +4,7 @@ They are computed for whole images and, with config.eval_masked, for masked ones
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,16 @@ SCORE_NAMES = (*MODEL_SCORES, 'chance@1', 'chance@5', 'n_eval')
 MASKED = 'masked/'  # precedes the names of the scores on masked images
 MASKED_NAMES = tuple(MASKED + name for name in MODEL_SCORES)
 Scores = dict[str, Any]  # name -> float, or None where there is nothing to score
+
+
+class Pairs(Protocol):
+    """Records with an encoded image and captions, as `Records` has them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+    def location(self, index: int, /) -> str: ...
 
 
 def held_out_scorer(
@@ -48,7 +58,7 @@ def held_out_scorer(
     return score
 
 
-def features_of(embedders: Sequence[Embedder], source: Records) -> list[np.ndarray]:
+def features_of(embedders: Sequence[Embedder], source: Pairs) -> list[np.ndarray]:
     """Features (N, E) of all pairs: of the first captions, then of the images by each embedder.
 
     Args:

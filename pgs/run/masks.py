@@ -126,17 +126,28 @@ def measure_retention(
     Returns:
       None where the strategy masks nothing, and without objects (see `known_objects`).
     """
+    return make_retention(config, model, held_out)(params)
+
+
+def make_retention(
+    config: ConfigDict, model: CLIP, held_out: Records | None
+) -> Callable[[Any], Retention | None]:
+    """measure_retention as a function of the parameters, which compiles once for all of them."""
     known = known_objects(held_out, model.image.image_size)
     if known is None:
-        return None
+        return lambda params: None
     objects = object_retention.object_patches(known.opacity, model.image.patch_size)
     masking = object_retention.at_half(config.masking)
     select = make_select(model, masking, seed=config.seed)
-    selection = jax.device_get(select(params, known.images, 1.0))
-    masked = float(np.mean(mask_ratio(selection, model.image.num_patches)))
-    if masked == 0.0:
-        return None
-    return Retention(object_retention.retention(selection, objects), masked, known.name)
+
+    def measure(params: Any) -> Retention | None:
+        selection = jax.device_get(select(params, known.images, 1.0))
+        masked = float(np.mean(mask_ratio(selection, model.image.num_patches)))
+        if masked == 0.0:
+            return None
+        return Retention(object_retention.retention(selection, objects), masked, known.name)
+
+    return measure
 
 
 def visible_by_strategy(

@@ -3,6 +3,7 @@
 Shapes: N images, L patches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ def seen_patches(config: ConfigDict, model: CLIP, params: Any, images: np.ndarra
     Returns:
       float32 (N, L) in [0, 1].
     """
+    return np.asarray(make_counter(config, model)(params, images))
+
+
+def make_counter(config: ConfigDict, model: CLIP) -> Callable[[Any, np.ndarray], jax.Array]:
+    """seen_patches as a jitted function of (params, images), which compiles once for all of them."""
     strategy = configured(config.masking, model.image.patch_size)
     score = make_scorer(strategy, model.image)
 
@@ -63,7 +69,7 @@ def seen_patches(config: ConfigDict, model: CLIP, params: Any, images: np.ndarra
         model.apply({'params': params}, normalized, keep_all, method=CLIP.select_patches)
         return found[-1]
 
-    return np.asarray(count(params, images))
+    return count
 
 
 def draw_starvation(
