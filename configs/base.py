@@ -100,6 +100,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.text.layers = 12
     config.model.text.heads = 8
     config.model.text.mlp_ratio = 4.0
+    # Tokens that training computes for a caption on average, packed; None: context_length for each
+    config.model.text.tokens_per_pair = config_dict.placeholder(int)
 
     config.weights_ema = 0.0  # decay of an average of the weights, which is then scored; 0: none
 

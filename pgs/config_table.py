@@ -204,6 +204,14 @@ TABLE: dict[str, Key] = {
     'model.text.layers': count('blocks of the text tower', high=1000),
     'model.text.heads': count('attention heads of the text tower', high=2**16),
     'model.text.mlp_ratio': number('hidden width of a block over its width', above=True, high=100),
+    'model.text.tokens_per_pair': count(
+        'tokens that training computes for a caption on average, packed without padding '
+        '([training.md](training.md#captions-without-padding)), at least the start and end token; '
+        'None: `context_length` for each',
+        low=2,
+        high=2**16,
+        besides=(None,),
+    ),
     'weights_ema': fraction(
         'decay of an exponential moving average of the weights, which is scored and exported in '
         'their place; 0: none',

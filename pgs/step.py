@@ -17,6 +17,7 @@ from pgs.microbatches import loss_and_gradient, map_parts
 from pgs.models.class_attention import make_scorer, moved_average
 from pgs.models.clip import CLIP, MAX_LOG_SCALE, normalize_images
 from pgs.models.image_tower import ImageTowerSettings
+from pgs.models.packing import cut_share
 from pgs.sharding import batch_sharding, replicated, shard_as_moments, state_sharding
 
 
@@ -115,7 +116,8 @@ def make_train_step(
     Returns:
       train_step(state, batch) -> (state, metrics); batch has images uint8 (B, H, W, 3) and
       tokens int32 (B, T); metrics are float32 scalars: loss, grad_norm, logit_scale,
-      learning_rate, mask_ratio (masked fraction, mean over the batch); grad_norm is that before
+      learning_rate, mask_ratio (masked fraction, mean over the batch), and captions_cut (share of
+      the captions, with model.text.tokens_per_pair); grad_norm is that before
       clipping. Parameters and moments whose gradient is not finite stay as they are; all of them if
       the loss is not finite, or with clip_norm the norm.
     """
@@ -167,6 +169,9 @@ def make_train_step(
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'mask_ratio': masked_B.mean(),
         }
+        budget = model.text.tokens_per_pair
+        if budget is not None and budget < batch['tokens'].shape[1]:
+            metrics['captions_cut'] = cut_share(batch['tokens'], budget)
         average = state.average
         if weights_ema:
             average = moved_weights(average, params, state.step, weights_ema)

@@ -75,6 +75,23 @@ def test_one_compilation_for_many_steps(tiny_config, strategy, low, high):
     assert set(metrics) == {'loss', 'grad_norm', 'logit_scale', 'learning_rate', 'mask_ratio'}
 
 
+@pytest.mark.parametrize('data', [1, 8])
+def test_packed_captions_train_as_unpacked_ones(data):
+    config = shrunk_quickstart(total_steps=6)
+    config.model.text.tokens_per_pair = 16
+    mesh = one_device_mesh(16) if data == 1 else sharding.make_mesh({'data': 8, 'fsdp': 1}, 16)
+    state, history = run(config, mesh)
+    assert [line.pop('captions_cut') for line in history] == [0.0] * 4
+    assert_same(on_one_device(), (state, history))
+
+
+def test_captions_that_a_budget_cuts_are_counted():
+    config = shrunk_quickstart(total_steps=6)
+    config.model.text.tokens_per_pair = 2
+    _, history = run(config, one_device_mesh(16), count=1)
+    assert history[0]['captions_cut'] > 0.5
+
+
 @pytest.mark.parametrize(
     ('strategy', 'data', 'fsdp'),
     [

@@ -16,6 +16,7 @@ from input_pipeline.tokenizer import tokenize
 from pgs.errors import UserError
 from pgs.inference.masking import ScoringMask
 from pgs.models.clip import CLIP, normalize_images
+from pgs.models.packing import fitting_budget
 from pgs.sharding import batch_sharding, replicated, to_devices
 from pgs.utils import phases
 
@@ -28,7 +29,8 @@ class Embedder:
       model: both towers.
       mesh: of all devices.
       batch_size: rows of every batch, over all devices.
-      image_step, text_step: (parameters, batch) -> features.
+      image_step: (parameters, batch) -> features.
+      text_step: the same with a third argument, `budget` of CLIP.embed_texts, by default None.
       params: parameter tree on the mesh, None before with_params.
     """
 
@@ -36,7 +38,7 @@ class Embedder:
     mesh: Mesh
     batch_size: int
     image_step: Callable[[Any, jax.Array], jax.Array]
-    text_step: Callable[[Any, jax.Array], jax.Array]
+    text_step: Callable[..., jax.Array]
     params: Any = None
 
     @property
@@ -63,10 +65,18 @@ class Embedder:
           UserError: features that are not finite.
         """
         parts = [
-            self._run(self.text_step, tokenize(part, self.model.text.context_length), 'texts')
+            self._embed_tokens(tokenize(part, self.model.text.context_length))
             for part in chunked(texts, self.batch_size)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.model.embed_dim), np.float32)
+
+    def _embed_tokens(self, tokens_NxT: np.ndarray) -> np.ndarray:
+        """Features (N, E); packed where the model was trained so, with room for all tokens."""
+        budget = None
+        if self.model.text.tokens_per_pair is not None:
+            missing = self.batch_size - len(tokens_NxT)  # as _run pads
+            budget = fitting_budget(np.pad(tokens_NxT, [(0, missing), (0, 0)]))
+        return self._run(lambda params, x: self.text_step(params, x, budget), tokens_NxT, 'texts')
 
     def _run(self, step: Callable, rows: np.ndarray, kind: str) -> np.ndarray:
         """Features (N, E) of an array with N rows, in zero-padded batches."""
@@ -105,8 +115,8 @@ def make_embedder(
         select = None if mask is None else mask.select_with(params, images)
         return model.apply({'params': params}, images, select, method=CLIP.embed_images)
 
-    def text_step(params, tokens):
-        return model.apply({'params': params}, tokens, method=CLIP.embed_texts)
+    def text_step(params, tokens, budget=None):
+        return model.apply({'params': params}, tokens, budget, method=CLIP.embed_texts)
 
     inputs, output = (None, batch_sharding(mesh)), replicated(mesh)
     return Embedder(
@@ -114,5 +124,5 @@ def make_embedder(
         mesh,
         -(-batch_size // mesh.size) * mesh.size,
         jax.jit(image_step, in_shardings=inputs, out_shardings=output),
-        jax.jit(text_step, in_shardings=inputs, out_shardings=output),
+        jax.jit(text_step, in_shardings=inputs, out_shardings=output, static_argnums=2),
     )

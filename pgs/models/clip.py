@@ -58,9 +58,12 @@ class CLIP(nn.Module):
         """
         return unit_norm(self.image_tower(images_BxHxWx3, select)[0])
 
-    def embed_texts(self, tokens_BxT: jax.Array) -> jax.Array:
-        """int32 tokens (B, T), T <= context_length -> unit float32 (B, embed_dim)."""
-        return unit_norm(self.text_tower(tokens_BxT))
+    def embed_texts(self, tokens_BxT: jax.Array, budget: int | None = None) -> jax.Array:
+        """int32 tokens (B, T), T <= context_length -> unit float32 (B, embed_dim).
+
+        `budget` as of TextTower; None cuts nothing.
+        """
+        return unit_norm(self.text_tower(tokens_BxT, budget))
 
     def select_patches(self, images_BxHxWx3: jax.Array, select: Callable) -> PatchSelection:
         """What `select` keeps of each image; jit drops the tower behind the patch embedding."""
@@ -71,7 +74,7 @@ class CLIP(nn.Module):
     def __call__(
         self, images_BxHxWx3: jax.Array, tokens_BxT: jax.Array, select: Callable | None = None
     ) -> dict[str, Any]:
-        """Embeds a batch of pairs.
+        """Embeds a batch of pairs, captions packed if text.tokens_per_pair is set.
 
         Args:
           images_BxHxWx3: float32, see `normalize_images`.
@@ -85,7 +88,7 @@ class CLIP(nn.Module):
         image_features, selection = self.image_tower(images_BxHxWx3, select)
         return {
             'image_features': unit_norm(image_features),
-            'text_features': self.embed_texts(tokens_BxT),
+            'text_features': self.embed_texts(tokens_BxT, self.text.tokens_per_pair),
             'logit_scale': jnp.exp(self.log_scale),
             'selection': selection,
         }
@@ -95,8 +98,8 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any) -> CLIP:
     """The model that config.model describes.
 
     Args:
-      settings: config.model: embed_dim, image, text, remat, quick_gelu, and unroll if it is not 1;
-        its dtype is not read.
+      settings: config.model: embed_dim, image, text, remat, quick_gelu; unroll if it is not 1 and
+        text.tokens_per_pair if it is not None; its dtype is not read.
       dtype: of the computation.
 
     Raises:
@@ -130,6 +133,7 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any) -> CLIP:
             vocab_size=text['vocab_size'],
             embed_dim=settings['embed_dim'],
             transformer=transformer(text, causal=True),
+            tokens_per_pair=text.get('tokens_per_pair'),
         ),
     )
 
@@ -142,6 +146,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(
             f'model.image.image_size={size} is not a multiple of model.image.patch_size={patch}: '
             f'take {fitting} or {fitting + patch}, or another patch size'
+        )
+    budget, length = settings['text'].get('tokens_per_pair'), settings['text']['context_length']
+    if budget is not None and budget > length:
+        raise UserError(
+            f'model.text.tokens_per_pair={budget} is above model.text.context_length={length}: '
+            'lower it; None computes context_length tokens of each caption'
         )
     for name in ('image', 'text'):
         width, heads = settings[name]['width'], settings[name]['heads']

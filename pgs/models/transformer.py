@@ -67,7 +67,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, lengths: tuple[jax.Array | None, ...]
+        self,
+        x_BxTxD: jax.Array,
+        lengths: tuple[jax.Array | None, ...],
+        mask: jax.Array | None,
     ) -> tuple[jax.Array, None]:
         s, width = self.settings, self.settings.width
         x_BxTxD = shard_batch(x_BxTxD)  # so that the weights are gathered, not the activations
@@ -81,7 +84,7 @@ class Block(nn.Module):
 
         h = layer_norm(s.dtype, 'ln_1')(x_BxTxD)
         qkv = dense(3 * width, width**-0.5, 'qkv')(h)
-        h = self.attend(qkv, lengths)
+        h = self.attend(qkv, lengths, mask)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
         h = layer_norm(s.dtype, 'ln_2')(x_BxTxD)
@@ -90,7 +93,12 @@ class Block(nn.Module):
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'proj')(h)
         return x_BxTxD, None
 
-    def attend(self, qkv_BxTx3D: jax.Array, lengths: tuple[jax.Array | None, ...]) -> jax.Array:
+    def attend(
+        self,
+        qkv_BxTx3D: jax.Array,
+        lengths: tuple[jax.Array | None, ...],
+        mask: jax.Array | None,
+    ) -> jax.Array:
         """Attention within each sequence, (B, T, D)."""
         segments, results, start = self.segments or ((1, qkv_BxTx3D.shape[1]),), [], 0
         for (count, tokens), lengths_N in zip(segments, lengths, strict=True):
@@ -103,7 +111,7 @@ class Block(nn.Module):
             )
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
-            out = attention(q, k, v, lengths_N, causal=self.settings.causal)
+            out = attention(q, k, v, lengths_N, causal=self.settings.causal, mask=mask)
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
 
@@ -115,6 +123,7 @@ def attention(
     lengths_B: jax.Array | None,
     *,
     causal: bool,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention by the platform's fastest implementation, see `fused`: (B, T, H, D).
 
@@ -122,7 +131,10 @@ def attention(
       q_BxTxHxD, k_BxTxHxD, v_BxTxHxD: of one dtype.
       lengths_B: int32, the first tokens that the others attend to; None: all.
       causal: each token attends to itself and those before it.
+      mask: bool (B, 1, T, T), what each token attends to, in place of lengths_B and causal.
     """
+    if mask is not None:
+        return jax.nn.dot_product_attention(q_BxTxHxD, k_BxTxHxD, v_BxTxHxD, mask=mask)
     implementation, tokens = fused(q_BxTxHxD), q_BxTxHxD.shape[1]
     qkv: tuple[jax.Array, ...] = (q_BxTxHxD, k_BxTxHxD, v_BxTxHxD)
     if implementation == 'cudnn' and tokens % 2:
@@ -187,13 +199,20 @@ class Transformer(nn.Module):
     segments: Segments = None
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, lengths: tuple[jax.Array | None, ...]) -> jax.Array:
+    def __call__(
+        self,
+        x_BxTxD: jax.Array,
+        lengths: tuple[jax.Array | None, ...],
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
         """Runs all blocks.
 
         Args:
           x_BxTxD: tokens.
           lengths: for each segment int32 (sequences,), the number of first tokens of a sequence that
             the others attend to, those behind are padding; None where all are.
+          mask: bool (B, 1, T, T) for rows of several sequences, in place of lengths and of causal
+            attention.
         """
         s = self.settings
         block = Block
@@ -208,7 +227,7 @@ class Transformer(nn.Module):
             unroll=min(s.unroll, s.layers),
         )
         blocks = stack(s, self.segments, name='blocks')
-        x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), lengths)
+        x_BxTxD, _ = blocks(x_BxTxD.astype(s.dtype), lengths, mask)
         return x_BxTxD
 
 

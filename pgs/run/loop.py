@@ -25,6 +25,7 @@ from pgs.run.profiler import Trace
 from pgs.run.programs import compile_programs
 from pgs.run.saves import Saves
 from pgs.run.skips import Skips, reporter
+from pgs.run.text_budget import budget_line
 from pgs.step import TrainState, TrainStep
 from pgs.utils import phases
 from pgs.utils.distributed import ends_together, print_once
@@ -68,6 +69,8 @@ def train_on(
     again = f'the same command with --workdir={run.workdir}'
     phases.enter('data')
     first = next(batches)
+    if config.model.text.tokens_per_pair is not None:
+        print_once(budget_line(first['tokens'], config.model.text.tokens_per_pair))
     phases.enter('compile')
     program = compile_programs(
         run.job,

@@ -1,5 +1,6 @@
 """Embedding and classifying from files and from Python."""
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pgs.errors import UserError
 from pgs.inference import classify, embed_images, embed_texts, load_clip
+from pgs.inference.embedding import make_embedder
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +45,18 @@ def test_texts_do_not_depend_on_their_neighbours(clip):
     assert len(many) == clip.batch_size + 3
     np.testing.assert_allclose(many[-1:], embed_texts(clip, ['text 514']), atol=1e-6)
     assert embed_texts(clip, []).shape == (0, 16)
+
+
+def test_texts_are_embedded_packed_where_the_model_was_trained_so(clip):
+    text = dataclasses.replace(clip.model.text, tokens_per_pair=4)  # of training: it cuts none here
+    packed = make_embedder(
+        dataclasses.replace(clip.model, text=text), clip.mesh, clip.batch_size
+    ).with_params(clip.params)
+    texts = ['a', 'a drawing of a red bird over a photograph of the sea', *['two words'] * 40]
+    np.testing.assert_allclose(embed_texts(packed, texts), embed_texts(clip, texts), atol=1e-5)
+    assert packed.text_step._cache_size() == 1
+    lowered = packed.text_step.lower(packed.params, np.zeros((64, 24), np.int32), 8).as_text()
+    assert '14x40x' in lowered  # two groups of 32 captions, 7 rows of 40 slots each
 
 
 def test_classify_ranks_by_the_softmax_of_the_cosines(clip, pictures):
