@@ -13,7 +13,8 @@ from pgs.errors import UserError
 def with_architecture(config: ConfigDict, workdir: epath.Path | None = None) -> ConfigDict:
     """A copy of config with the model of config.init_from; as it is without model_from_weights.
 
-    The dtype and remat stay, and so does an image size that is not None: positions are resampled.
+    The dtype, remat and text.tokens_per_pair stay, and so does an image size that is not None:
+    positions are resampled.
 
     Args:
       config: as configs/base.py.
@@ -35,9 +36,11 @@ def with_architecture(config: ConfigDict, workdir: epath.Path | None = None) -> 
         architecture = read(config.init_from).config
     config = config.copy_and_resolve_references()
     size, remat = config.model.image.image_size, config.model.remat
+    budget = config.model.text.tokens_per_pair
     with config.unlocked():
         config.model.update({key: architecture[key] for key in ARCHITECTURE_KEYS})
     config.model.remat = remat
+    config.model.text.tokens_per_pair = budget
     if size is not None:
         config.model.image.image_size = size
     return config

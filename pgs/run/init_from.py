@@ -19,8 +19,8 @@ from pgs.step import TrainState
 from pgs.utils.distributed import print_once
 from pgs.utils.files import absolute
 
-# Keys that may differ: positions are resampled, and remat does not change what is computed.
-FREE = ('image.image_size', 'remat')
+# Keys that may differ: positions are resampled, and the others do not change what is computed.
+FREE = ('image.image_size', 'remat', 'text.tokens_per_pair')
 
 
 def read_initial(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any] | None:

@@ -103,7 +103,9 @@ def test_the_model_is_that_of_the_weights(source):
     assert found.model.remat == base.get_config().model.remat
     check_config(found, devices=1, platform='cpu')
     config.model.image.image_size = 48
-    assert with_architecture(config).model.image.image_size == 48
+    config.model.text.tokens_per_pair = 16
+    found = with_architecture(config)
+    assert (found.model.image.image_size, found.model.text.tokens_per_pair) == (48, 16)
     with pytest.raises(UserError, match=r'name them by --config\.init_from=PATH'):
         with_architecture(finetune.get_config())
 
@@ -111,6 +113,7 @@ def test_the_model_is_that_of_the_weights(source):
 def test_no_device_holds_more_than_its_shard(source):
     config = tuning(source)
     config.model.image.image_size = 32
+    config.model.text.tokens_per_pair = 16  # of this run, whatever the source had
     mesh = sharding.make_mesh({'data': 1, 'fsdp': 8}, 16)
     job = build(config, total_steps=1, platform='cpu')
     state = init_state(job.model, job.optimizer, 0, mesh)
