@@ -92,7 +92,7 @@ def scene(
     stem: str,
     number: int,
     split: str,
-    render: Callable[[str, int], np.ndarray] = openmoji.render,
+    render: Callable[[str, int], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scene `number` of an emoji: (image uint8 (S, S, 3), alpha uint8 (S, S, 1)).
 
@@ -100,10 +100,10 @@ def scene(
       stem: code points.
       number: from 0, of the scenes of this emoji.
       split: 'train' or 'validation'.
-      render: (code points, side) -> uint8 RGBA (s, s, 4).
+      render: (code points, side) -> uint8 RGBA (s, s, 4); None: OpenMoji's drawing.
     """
     rng = generator(stem, number)
-    rgba = render(stem, draw(rng, *EMOJI_SIDES))
+    rgba = (render or openmoji.render)(stem, draw(rng, *EMOJI_SIDES))
     photos = full_size()
     behind = background(photos[draw(rng, 0, len(photos) - 1)], split, rng)
     return compose(rgba, behind, rng)

@@ -72,10 +72,10 @@ class Embedder:
 
     def _embed_tokens(self, tokens_NxT: np.ndarray) -> np.ndarray:
         """Features (N, E); packed where the model was trained so, with room for all tokens."""
-        budget = None
-        if self.model.text.tokens_per_pair is not None:
-            missing = self.batch_size - len(tokens_NxT)  # as _run pads
-            budget = fitting_budget(np.pad(tokens_NxT, [(0, missing), (0, 0)]))
+        if self.model.text.tokens_per_pair is None:
+            return self._run(self.text_step, tokens_NxT, 'texts')
+        missing = self.batch_size - len(tokens_NxT)  # as _run pads
+        budget = fitting_budget(np.pad(tokens_NxT, [(0, missing), (0, 0)]))
         return self._run(lambda params, x: self.text_step(params, x, budget), tokens_NxT, 'texts')
 
     def _run(self, step: Callable, rows: np.ndarray, kind: str) -> np.ndarray:
