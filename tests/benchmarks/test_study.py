@@ -83,7 +83,7 @@ def test_a_run_ranks_the_held_out_pairs(tmp_path):
     assert 0.0 <= figures['starved'] < 0.5
 
 
-@pytest.mark.parametrize('options', [{}, {'until': 0.5}, {'strategy': 'cluster', **CALIBRATED}])
+@pytest.mark.parametrize('options', [{'until': 0.5}, {'strategy': 'cluster', **CALIBRATED}])
 def test_seeds_that_are_trained_together_get_what_each_gets_alone(tmp_path, options):
     configs = []
     for seed in (3, 4):
