@@ -14,18 +14,22 @@ from input_pipeline import openmoji, scenes
 from input_pipeline.sources import Records
 from pgs.errors import UserError
 
-VARIATION = (
-    '-fe0f'  # code point that asks for the coloured emoji: one vendor writes it, another not
-)
+# Code point that asks for the coloured emoji: one vendor writes it, another does not.
+VARIATION = '-fe0f'
+
+
+def plain(stem: str) -> str:
+    """Code points as all vendors write them, such as '1f44b-1f3fb'."""
+    return stem.lower().replace(VARIATION, '')
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """Code points in lower case, such as '1f44b-1f3fb' -> file.
+    """Code points, as `plain` gives them -> file.
 
     Raises:
       UserError: a folder without PNG files, or none at all.
     """
-    found = {p.stem.lower().replace(VARIATION, ''): p for p in sorted(folder.glob('*.png'))}
+    found = {plain(p.stem): p for p in sorted(folder.glob('*.png'))}
     if not found:
         raise UserError(
             f'--shifted={folder} has no PNG files: give a folder of emoji that are named by their '
@@ -49,16 +53,17 @@ class OtherEmoji:
           UserError: as `pictures`, or pictures of none of the held-out emoji.
         """
         files = pictures(folder)
-        rows = [held_out[index] for index in range(len(held_out))]
-        named = [(stem_of(row).lower().replace(VARIATION, ''), row) for row in rows]
-        self._files = [files[name] for name, _ in named if name in files]
+        self._files: list[Path] = []
+        self._records: list[dict[str, Any]] = []
+        for index in range(len(held_out)):
+            row = held_out[index]
+            stem = row['code_points'].decode()
+            if path := files.get(plain(stem)):
+                self._files.append(path)
+                image = drawn(path, stem, data)
+                self._records.append({'image': image, 'captions': row['captions']})
         if not self._files:
-            raise UserError(f'--shifted={folder} has none of the {len(rows)} held-out emoji')
-        known = [row for name, row in named if name in files]
-        self._records = [
-            {'image': drawn(path, stem_of(row), data), 'captions': row['captions']}
-            for path, row in zip(self._files, known, strict=True)
-        ]
+            raise UserError(f'--shifted={folder} has none of the {len(held_out)} held-out emoji')
 
     def __len__(self) -> int:
         return len(self._records)
@@ -82,8 +87,3 @@ def drawn(path: Path, stem: str, data: str) -> bytes:
     if data == scenes.OpenMojiScenes.name:
         return scenes.jpeg(scenes.scene(stem, 0, 'validation', render)[0])
     return scenes.jpeg(openmoji.over_white(render(stem)))
-
-
-def stem_of(row: dict[str, Any]) -> str:
-    """The code points of a record, such as '1F44B-1F3FB'."""
-    return row['code_points'].decode()

@@ -157,10 +157,9 @@ def main(argv: list[str]) -> None:
     if IS_QUICK.value:
         size, steps = QUICK_BATCH, QUICK_STEPS
     folder = Path(OUT.value)
-    if SHIFTED.value:
-        pictures(
-            Path(SHIFTED.value)
-        )  # a folder of none ends the command before anything is trained
+    shifted = Path(SHIFTED.value) if SHIFTED.value else None
+    if shifted is not None:
+        pictures(shifted)  # a folder of none ends the command before anything is trained
     plan = open_plan(folder / 'plan.json', names, DATA.value, size, steps)
     keys = [
         (name, count, seed)
@@ -170,7 +169,6 @@ def main(argv: list[str]) -> None:
     ]
     todo = [key for key in keys if not run_path(folder, *key).exists()]
     print(f'{len(keys) - len(todo)} of {len(keys)} runs are done; the others follow', flush=True)
-    shifted = Path(SHIFTED.value) if SHIFTED.value else None
     all_runs(folder, plan, grouped(todo, TOGETHER.value), WORKERS.value, shifted)
     text = report(folder, plan, seeds)
     print(f'{text}\nWritten: {folder / "report"}')

@@ -6,6 +6,7 @@ Shapes: N held-out pairs, S seeds.
 import contextlib
 import functools
 import io
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,10 @@ def train_and_rank(
     quiet = io.StringIO()  # one progress bar is enough: that of the whole study
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
         runs = [open_run(config, absolute(folder)) for config in configs]
-        same = all(run.config.masking == runs[0].config.masking for run in runs)
-        if len(runs) > 1 and not same:
-            alone = (train_and_rank([config], folder, shifted) for config in configs)
-            return [found for of_one in alone for found in of_one]
-        results = [trained(runs[0])] if len(runs) == 1 else trained_together(runs)
-        measure = make_measure(runs[0], shifted)
-        return [measure(params, metrics) for params, metrics in results]
+        if len(runs) > 1 and all(run.config.masking == runs[0].config.masking for run in runs):
+            measure = make_measure(runs[0], shifted)
+            return [measure(params, metrics) for params, metrics in trained_together(runs)]
+        return [make_measure(run, shifted)(*trained(run)) for run in runs]
 
 
 def trained(run: Run) -> tuple[Any, list[dict[str, Any]]]:
@@ -142,8 +140,7 @@ def trained_together(runs: Sequence[Run]) -> list[tuple[Any, list[dict[str, Any]
             jax.block_until_ready(metrics[-AHEAD:][0])  # batches of waiting steps take memory
     found_S, metrics = jax.device_get((states.params, metrics))
     return [
-        (jax.tree.map(lambda x: x[i], found_S), jax.tree.map(lambda x: x[i], metrics))  # noqa: B023
-        for i in range(len(runs))
+        jax.tree.map(operator.itemgetter(number), (found_S, metrics)) for number in range(len(runs))
     ]
 
 

@@ -142,6 +142,7 @@ def caption_mask(captions: jax.Array) -> jax.Array:
     return (is_same & (places[:, None] >= places))[:, None]
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def cut_share(tokens_BxT: Array, budget: int) -> jax.Array:
     """Share of the captions that `pack` cuts, float32 scalar."""
     batch, length = tokens_BxT.shape
@@ -149,12 +150,9 @@ def cut_share(tokens_BxT: Array, budget: int) -> jax.Array:
     return (place(lengths_gxn, budget, length)[0] < lengths_gxn).mean(dtype=jnp.float32)
 
 
-_cut_share = functools.partial(jax.jit, static_argnums=1)(cut_share)
-
-
 def fitting_budget(tokens_BxT: np.ndarray) -> int:
     """The smallest budget, in steps of STEP, with which `pack` cuts none; at most T."""
     batch, length = tokens_BxT.shape
     most = lengths_of(tokens_BxT).reshape(-1, group_size(batch)).mean(axis=1).max()
     budgets = range(math.ceil(most / STEP) * STEP, length, STEP)
-    return next((b for b in budgets if not _cut_share(tokens_BxT, b)), length)
+    return next((b for b in budgets if not cut_share(tokens_BxT, b)), length)
