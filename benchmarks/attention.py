@@ -21,7 +21,7 @@ from absl import flags
 from benchmarks import common
 from benchmarks.plots import Panels
 from pgs.build import compute_dtype
-from pgs.models import transformer
+from pgs.models import attention
 from pgs.utils import cli
 
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Images.', lower_bound=1)
@@ -79,8 +79,8 @@ def measure(tokens: int, batch: int, rounds: int) -> dict[str, dict[str, Any]]:
     exact, lengths = make_inputs(batch, tokens)
     inputs = tuple(a.astype(compute_dtype('auto', jax.default_backend())) for a in exact)
     attends = {'xla': xla_attention}
-    if name := transformer.fused(inputs[0]):
-        attends[name] = transformer.attention
+    if name := attention.fused(inputs[0]):
+        attends[name] = attention.attention
     runs: dict[str, Run] = {}
     rows: dict[str, dict[str, Any]] = {}
     cases = {'all': (None, False), 'lengths': (lengths, False), 'causal': (None, True)}

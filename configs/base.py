@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     # --- Devices and memory ---
     config.mesh = ml_collections.ConfigDict()
     config.mesh.data = -1  # data-parallel size; -1: the remaining devices
-    config.mesh.zero = 1  # data parallelism that shards the optimiser's moments (ZeRO-1)
+    config.mesh.zero = 1  # data parallelism that shards the update and its state (ZeRO-1)
     config.mesh.fsdp = 1  # fully sharded data parallelism: shards parameters and optimiser too
     config.microbatches = 1  # GradCache microbatches: the full batch's gradient in less memory
     config.compile_cache = '~/.cache/clip_pgs/xla'  # folder of compiled programs; '': none
@@ -82,7 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = (
         'dots'  # what the backward pass recomputes: 'none', 'dots' (all but products), 'full'
     )
-    config.model.unroll = 1  # blocks that follow each other without a loop; from layers on: all
+    # Blocks that follow each other without a loop; 0: all on a TPU, 1 elsewhere
+    config.model.unroll = 0
     config.model.quick_gelu = (
         False  # True: x * sigmoid(1.702 x), for OpenAI's weights; False: exact GELU
     )

@@ -63,7 +63,8 @@ def build(
       UserError: invalid settings of the model, the mask or the optimiser.
     """
     image = config.model.image
-    model = build_model(config.model, dtype=compute_dtype(config.model.dtype, platform))
+    dtype = compute_dtype(config.model.dtype, platform)
+    model = build_model(config.model, dtype=dtype, platform=platform)
     plain = configured(config.masking, image.patch_size)
     check_output(config.masking.strategy, plain, image.image_size, image.patch_size)
     configured_calibration(config.masking, image.patch_size, model.image.num_patches)  # checks it

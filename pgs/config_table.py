@@ -97,7 +97,8 @@ TABLE: dict[str, Key] = {
         'devices along the data-parallel axis; -1: the remaining ones', besides=(-1,)
     ),
     'mesh.zero': count(
-        "devices along an axis that shards the optimiser's moments too (ZeRO-1); -1: the remaining",
+        'devices along an axis that shards parameters and moments, and gathers all parameters once a step '
+        '(ZeRO-1); -1: the remaining',
         besides=(-1,),
     ),
     'mesh.fsdp': count(
@@ -185,8 +186,9 @@ TABLE: dict[str, Key] = {
         choices=tuple(REMAT_POLICIES),
     ),
     'model.unroll': count(
-        'blocks of a tower that follow each other without a loop, all of them from its layers on: '
-        'compiles longer, and may be faster or slower, by platform',
+        'blocks of a tower that follow each other without a loop, all of them from its layers on; '
+        '0: all on a TPU, where it is faster and compiles longer, 1 elsewhere',
+        low=0,
         high=1000,
     ),
     'model.quick_gelu': switch("QuickGELU, for OpenAI's weights; False: exact GELU"),

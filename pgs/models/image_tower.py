@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from pgs.layout import row_major
 from pgs.masking.budget import assign_buckets, gather_patches, valid_first
 from pgs.masking.selection import PatchSelection
 from pgs.masking.similarity import pixel_patches
+from pgs.models.attention import Segments
 from pgs.models.transformer import (
-    Segments,
     Transformer,
     TransformerSettings,
     layer_norm,
@@ -51,7 +52,7 @@ class TokenRows(NamedTuple):
     """Class tokens and kept patches as rows for the transformer."""
 
     tokens_RxTxD: jax.Array
-    segments: Segments  # sequences within a row, see transformer.py
+    segments: Segments | None  # sequences within a row; None: one
     lengths: tuple[jax.Array | None, ...]  # one for each segment, see Transformer
     inverse_GxN: jax.Array | None = (
         None  # where each image's class token is; None: one row an image
@@ -82,7 +83,10 @@ class ImageTower(nn.Module):
         dtype = s.transformer.dtype
 
         # A convolution whose stride is its kernel size is one matrix product over flat patches.
-        patches = pixel_patches(images_BxHxWx3, s.patch_size).astype(dtype)
+        patches = pixel_patches(images_BxHxWx3, s.patch_size)
+        if select is not None:
+            patches = row_major(patches)  # as strategies read them, so that both share the copy
+        patches = patches.astype(dtype)
         init = nn.initializers.normal(patches.shape[-1] ** -0.5)
         dense = nn.Dense(
             width, use_bias=False, dtype=dtype, kernel_init=init, name='patch_embedding'

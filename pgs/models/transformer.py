@@ -2,13 +2,19 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from pgs.models.attention import (
+    QueriesKeysValues,
+    Segments,
+    attention,
+    first_token_attention,
+)
 from pgs.sharding import shard_batch
 
 # Flax's collection for values within a module; the blocks leave their CLASS_ATTENTION there for a
@@ -40,6 +46,8 @@ class TransformerSettings:
       remat: what the backward pass recomputes, a name in REMAT_POLICIES.
       unroll: blocks that the compiled program has one after the other before it loops. Parameters
         and checkpoints are the same with any number.
+      split_qkv: queries, keys and values are three products with parts of one weight, and not parts
+        of one product. A TPU's attention then takes each in the layout that its product wrote.
     """
 
     width: int
@@ -51,19 +59,14 @@ class TransformerSettings:
     dtype: Any
     remat: str
     unroll: int = 1
-
-
-# Runs of equally long sequences that lie end to end in a row of tokens: (sequences, tokens) each.
-# All operations but attention work token by token, so that sequences of different lengths share
-# their matrix products without padding. None where a row is a single sequence.
-Segments = tuple[tuple[int, int], ...] | None
+    split_qkv: bool = False
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
     settings: TransformerSettings
-    segments: Segments
+    segments: Segments | None  # None: a row is a single sequence
 
     @nn.compact
     def __call__(
@@ -83,8 +86,10 @@ class Block(nn.Module):
         residual_std = width**-0.5 * (2 * s.layers) ** -0.5
 
         h = layer_norm(s.dtype, 'ln_1')(x_BxTxD)
-        qkv = dense(3 * width, width**-0.5, 'qkv')(h)
-        h = self.attend(qkv, lengths, mask)
+        segments = self.segments or ((1, x_BxTxD.shape[1]),)
+        init = nn.initializers.normal(width**-0.5)
+        qkv = QueriesKeysValues(segments, s.split_qkv, s.dtype, init, name='qkv')(h)
+        h = self.attend(segments, qkv, lengths, mask)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
         h = layer_norm(s.dtype, 'ln_2')(x_BxTxD)
@@ -95,78 +100,20 @@ class Block(nn.Module):
 
     def attend(
         self,
-        qkv_BxTx3D: jax.Array,
+        segments: Segments,
+        qkv: list[tuple[jax.Array, ...]],
         lengths: tuple[jax.Array | None, ...],
         mask: jax.Array | None,
     ) -> jax.Array:
-        """Attention within each sequence, (B, T, D)."""
-        segments, results, start = self.segments or ((1, qkv_BxTx3D.shape[1]),), [], 0
-        for (count, tokens), lengths_N in zip(segments, lengths, strict=True):
-            part = qkv_BxTx3D[:, start : start + count * tokens]
-            start += count * tokens
-            # Split first: with a single rearrange to (3, ...) XLA copies the complete array.
-            q, k, v = (
-                rearrange(x, 'b (n t) (h d) -> (b n) t h d', n=count, h=self.settings.heads)
-                for x in jnp.split(part, 3, axis=-1)
-            )
+        """Attention within each sequence, (B, T, D), from the queries, keys and values of each segment."""
+        results = []
+        for (count, _), parts, lengths_N in zip(segments, qkv, lengths, strict=True):
+            q, k, v = (rearrange(x, 'n t (h d) -> n t h d', h=self.settings.heads) for x in parts)
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
             out = attention(q, k, v, lengths_N, causal=self.settings.causal, mask=mask)
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
-
-
-def attention(
-    q_BxTxHxD: jax.Array,
-    k_BxTxHxD: jax.Array,
-    v_BxTxHxD: jax.Array,
-    lengths_B: jax.Array | None,
-    *,
-    causal: bool,
-    mask: jax.Array | None = None,
-) -> jax.Array:
-    """Softmax attention by the platform's fastest implementation, see `fused`: (B, T, H, D).
-
-    Args:
-      q_BxTxHxD, k_BxTxHxD, v_BxTxHxD: of one dtype.
-      lengths_B: int32, the first tokens that the others attend to; None: all.
-      causal: each token attends to itself and those before it.
-      mask: bool (B, 1, T, T), what each token attends to, in place of lengths_B and causal.
-    """
-    if mask is not None:
-        return jax.nn.dot_product_attention(q_BxTxHxD, k_BxTxHxD, v_BxTxHxD, mask=mask)
-    implementation, tokens = fused(q_BxTxHxD), q_BxTxHxD.shape[1]
-    qkv: tuple[jax.Array, ...] = (q_BxTxHxD, k_BxTxHxD, v_BxTxHxD)
-    if implementation == 'cudnn' and tokens % 2:
-        # JAX refuses cuDNN's gradient for odd numbers of tokens, so one is added that none sees.
-        qkv = tuple(jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in qkv)
-        if lengths_B is None and not causal:
-            lengths_B = jnp.full(q_BxTxHxD.shape[:1], tokens, jnp.int32)
-    out_BxTxHxD = jax.nn.dot_product_attention(
-        *qkv, is_causal=causal, key_value_seq_lengths=lengths_B, implementation=implementation
-    )
-    return out_BxTxHxD[:, :tokens]
-
-
-def first_token_attention(q_BxTxHxD: jax.Array, k_BxTxHxD: jax.Array) -> jax.Array:
-    """Softmax attention of the first token to each later one, mean over heads: float32 (B, T - 1)."""
-    logits_BxHxT = jnp.einsum(
-        'bhd,bthd->bht', q_BxTxHxD[:, 0], k_BxTxHxD, preferred_element_type=jnp.float32
-    )
-    weights_BxHxT = jax.nn.softmax(logits_BxHxT * q_BxTxHxD.shape[-1] ** -0.5, axis=-1)
-    return weights_BxHxT[:, :, 1:].mean(axis=1)
-
-
-def fused(q_BxTxHxD: jax.Array) -> Literal['cudnn'] | None:
-    """'cudnn' where cuDNN's flash attention takes these arrays, None for XLA's own.
-
-    JAX leaves the choice to the caller. cuDNN requires half precision and a head width that is a
-    multiple of 8 and at most 128. It takes lengths, but computes a mask as a bias of full size,
-    which is why padding stands at the end of a sequence.
-    """
-    width = q_BxTxHxD.shape[-1]
-    fits = q_BxTxHxD.dtype == jnp.bfloat16 and width % 8 == 0 and width <= 128
-    return 'cudnn' if fits and jax.default_backend() == 'gpu' else None
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -196,7 +143,7 @@ class Transformer(nn.Module):
     """A stack of blocks in one `nn.scan`: parameters (layers, ...), one compiled block at any depth."""
 
     settings: TransformerSettings
-    segments: Segments = None
+    segments: Segments | None = None
 
     @nn.compact
     def __call__(

@@ -12,8 +12,8 @@ from pgs.errors import UserError
 from pgs.masking import configured
 from pgs.masking.selection import PatchSelection
 from pgs.models import build_model
+from pgs.models.attention import attention, fused
 from pgs.models.clip import CLIP, unit_norm
-from pgs.models.transformer import attention, fused
 
 
 def small_model_config(**changes):
@@ -229,6 +229,24 @@ def test_unrolled_blocks_compute_the_same_with_the_same_parameters(model_and_par
     )
 
 
+def test_the_form_for_a_tpu_has_the_same_parameters_and_results(model_and_params, batch):
+    """Queries, keys and values as three products, and no loop over the layers."""
+    model, params = model_and_params
+    on_tpu = build_model(small_model_config(), dtype=jnp.float32, platform='tpu')
+    assert on_tpu.image.transformer.unroll == small_model_config()['image']['layers']
+    images, tokens = batch
+    again = on_tpu.init(jax.random.key(0), images[:1], tokens[:1])['params']
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, again)
+
+    def loss(params, model):
+        out = model.apply({'params': params}, *batch)
+        return jnp.sum(out['image_features'] @ out['text_features'].T)
+
+    gradients = [jax.grad(loss)(params, m) for m in (model, on_tpu)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
+    np.testing.assert_allclose(loss(params, model), loss(params, on_tpu), rtol=1e-5)
+
+
 def test_bfloat16_computes_close_to_float32(model_and_params, batch):
     model, params = model_and_params
     half = build_model(small_model_config(), dtype=jnp.bfloat16)
@@ -263,6 +281,15 @@ def test_sizes_that_do_not_fit_are_named(part, changes, words):
     config = small_model_config()
     config[part] |= changes
     with pytest.raises(UserError, match=words):
+        build_model(config, dtype=jnp.float32)
+
+
+def test_an_unroll_that_does_not_divide_the_layers_is_named():
+    config = small_model_config(unroll=2)
+    config['text']['layers'] = 3
+    with pytest.raises(
+        UserError, match=r'unroll=2 does not divide the 3 layers .* take 1, 3, or 0'
+    ):
         build_model(config, dtype=jnp.float32)
 
 
