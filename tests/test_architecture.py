@@ -8,7 +8,7 @@ from input_pipeline.embedded import PACKAGES
 ROOT = Path(__file__).parents[1]
 # From the ground up; rooms of one line may not import each other.
 FLOORS = (
-    ('pgs.errors',),
+    ('pgs.errors', 'pgs.layout'),
     ('pgs.utils',),
     ('input_pipeline',),
     ('pgs.sharding', 'pgs.masking'),

@@ -5,7 +5,10 @@ Shapes: B images of H x W pixels, L patches of an image.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, reduce
+
+from pgs.layout import planar
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -28,16 +31,57 @@ def luma(images_BxHxWx3: jax.Array) -> jax.Array:
 def sobel_gradients(luma_BxHxW: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sobel gradients along x and y, border replicated (scipy.ndimage.sobel, mode 'nearest').
 
+    A TPU computes them as a convolution, other platforms by shifts: each is several times as fast
+    there (docs/performance.md). Both are exact up to the rounding of their sums.
+
     Returns:
       two arrays (B, H, W) in luma units per kernel (its weights sum to 8).
     """
+    return jax.lax.platform_dependent(
+        luma_BxHxW, tpu=gradients_by_convolution, default=gradients_by_shifts
+    )
+
+
+def gradients_by_shifts(luma_BxHxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each kernel as a smoothing (1, 2, 1) along one axis and a difference along the other."""
     padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (1, 1)), mode='edge')
-    # Each kernel is a smoothing (1, 2, 1) along one axis and a difference along the other. Shifts
-    # and sums: as a convolution with one channel it took 6 % of a TPU step, by compiled cost.
     down = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
     across = padded[:, :, :-2] + 2.0 * padded[:, :, 1:-1] + padded[:, :, 2:]
     gradient_x = down[:, :, 2:] - down[:, :, :-2]
     return gradient_x, across[:, 2:] - across[:, :-2]
+
+
+def gradients_by_convolution(luma_BxHxW: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both kernels as one convolution over the rows, with the pixels of a row as its channels.
+
+    The products with a row's neighbours are then a band matrix, which fills a TPU's matrix unit; a
+    convolution with one channel would use one of its 128 columns.
+    """
+    width = luma_BxHxW.shape[2]
+    padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (0, 0)), mode='edge')
+    gradients_BxHx2W = jax.lax.conv_general_dilated(
+        padded,
+        jnp.asarray(row_kernels(width), padded.dtype),
+        window_strides=(1,),
+        padding='VALID',
+        dimension_numbers=('NWC', 'WIO', 'NWC'),
+        # The kernel's whole numbers are exact in bfloat16: three passes give what six would.
+        precision=(jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT),
+    )
+    return gradients_BxHx2W[..., :width], gradients_BxHx2W[..., width:]
+
+
+def row_kernels(width: int) -> np.ndarray:
+    """Weights of the row above, the row itself and the row below: (3, width, 2 * width).
+
+    The first half of the results is the gradient along x, the second along y.
+    """
+    centre = np.eye(width)
+    left, right = (np.eye(width, k=k) for k in (1, -1))
+    left[0, 0] = right[-1, -1] = 1.0  # replicates the border
+    smooth, difference = left + 2.0 * centre + right, right - left
+    rows = [(1, -1), (2, 0), (1, 1)]  # weights of the kernels along y: smoothing, difference
+    return np.stack([np.concatenate([x * difference, y * smooth], axis=1) for x, y in rows])
 
 
 def sobel_magnitude(images_BxHxWx3: jax.Array) -> jax.Array:
@@ -63,6 +107,7 @@ def edge_scores(images_BxHxWx3: jax.Array, patch_size: int) -> jax.Array:
     Returns:
       float32 or wider (B, L) in [0, 1], patches in row-major order; all 0 for a flat image.
     """
+    images_BxHxWx3 = planar(images_BxHxWx3)
     magnitude = sobel_magnitude(images_BxHxWx3)
     return scaled_patch_means(magnitude, patch_size, noise_floor(images_BxHxWx3)[:, None])
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from pgs.layout import row_major
+
 # Squared norm per dimension below which a vector counts as zero. The cosine of a flat patch is
 # undefined; here two flat patches are alike (cosine 1), and a flat and a textured patch are not
 # (cosine 0). The value is far below the variance of one grey level (1e-5) and far above rounding.
@@ -36,6 +38,12 @@ def cosine_matrix(vectors_BxLxD: jax.Array) -> jax.Array:
     x = vectors_BxLxD.astype(jnp.promote_types(vectors_BxLxD.dtype, jnp.float32))
     flat = x.shape[-1] * FLAT_VARIANCE
     inverse_norm = jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + flat)
+    if vectors_BxLxD.dtype.itemsize == 2:
+        # Products of 16-bit numbers are exact in float32, so that they need no higher precision.
+        products = jnp.einsum(
+            'bid,bjd->bij', vectors_BxLxD, vectors_BxLxD, preferred_element_type=jnp.float32
+        )
+        return (products + flat) * inverse_norm * jnp.swapaxes(inverse_norm, 1, 2)
     unit = x * inverse_norm
     rest = jnp.sqrt(flat) * inverse_norm
     cosines = jnp.einsum('bid,bjd->bij', unit, unit, precision=jax.lax.Precision.HIGHEST)
@@ -60,7 +68,7 @@ def patch_similarity(
     Returns:
       (B, L, L), symmetric, in [-1, 1], diagonal 1.
     """
-    pixels = pixel_patches(images_BxHxWx3, patch_size)
+    pixels = row_major(pixel_patches(images_BxHxWx3, patch_size))
     pixels = pixels.astype(jnp.promote_types(pixels.dtype, jnp.float32))
     # The cosine divides by the norm, so that there is no need to divide by the deviation.
     # The first pixel is subtracted before the mean, so that a flat patch becomes exactly 0.

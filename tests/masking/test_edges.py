@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from pgs.masking.edges import LUMA_WEIGHTS, edge_scores, sobel_magnitude
+from pgs.masking.edges import (
+    LUMA_WEIGHTS,
+    edge_scores,
+    gradients_by_convolution,
+    gradients_by_shifts,
+    luma,
+    sobel_magnitude,
+)
 
 
 def test_magnitude_equals_scipy_with_replicated_border(photos):
@@ -15,6 +22,22 @@ def test_magnitude_equals_scipy_with_replicated_border(photos):
     for i in range(len(images)):  # one at a time: scipy smooths along every other axis
         gradients = [scipy.ndimage.sobel(luma[i], axis=a, mode='nearest') for a in (0, 1)]
         np.testing.assert_allclose(ours[i], np.hypot(*gradients), atol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(2, 9, 14), (1, 1, 3), (1, 4, 1)])
+def test_a_convolution_and_shifts_give_the_same_gradients(shape):
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for a, b in zip(gradients_by_convolution(image), gradients_by_shifts(image), strict=True):
+        assert a.shape == shape
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_the_convolution_of_photographs_and_of_a_flat_image(photos):
+    flat = np.full((1, 32, 32, 3), 0.37, np.float32)
+    for images, atol in ((photos.astype(np.float32), 5e-4), (flat, 0.0)):
+        values = luma(images)
+        for a, b in zip(gradients_by_convolution(values), gradients_by_shifts(values), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def test_scores_are_patch_means_scaled_per_image(photos):

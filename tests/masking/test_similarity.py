@@ -56,6 +56,13 @@ def test_flat_patches_are_alike_and_unlike_texture(dtype):
     np.testing.assert_allclose(similarity[0, 1:], 0.0, atol=1e-3)
 
 
+def test_cosines_of_bfloat16_are_those_of_the_same_numbers_in_float32(embeddings):
+    half = jnp.asarray(embeddings, jnp.bfloat16)
+    np.testing.assert_allclose(
+        cosine_matrix(half), cosine_matrix(half.astype(jnp.float32)), atol=ROUNDING
+    )
+
+
 def test_zero_embeddings_give_no_nan():
     matrix = cosine_matrix(jnp.zeros((1, 5, 8)))
     np.testing.assert_allclose(matrix, 1.0, atol=1e-6)
