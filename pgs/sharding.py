@@ -3,21 +3,22 @@
 The step is written as for one device. This module decides where its arrays are placed; XLA inserts
 the collectives. A parameter that 'fsdp' shards is gathered where it is used, layer by layer, and its
 gradient is scattered: fully sharded data parallelism (Zhao et al., arXiv 2304.11277). 'zero' shards
-the optimiser's moments only: each device updates its part of the parameters, which are then gathered
-(ZeRO-1, Rajbhandari et al., arXiv 1910.02054; Xu et al., arXiv 2004.13336).
+the update: each device holds and updates its part of parameters and moments, and a step first gathers
+all parameters, once (ZeRO-1, Rajbhandari et al., arXiv 1910.02054; Xu et al., arXiv 2004.13336).
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pgs.errors import UserError
 
 AXES = ('data', 'zero', 'fsdp')
-MOMENTS = 'opt_state'  # the field of a train state that 'zero' shards
 
 # Arrays with fewer elements are replicated: gathering a gain or a bias costs a message and saves no
 # memory worth it.
@@ -98,8 +99,8 @@ def state_spec(shape: tuple[int, ...], fsdp: int, zero: int = 1) -> PartitionSpe
     Args:
       shape: of a parameter or a moment.
       fsdp: devices along this axis.
-      zero: devices along this axis for a moment, 1 for a parameter. It divides what fsdp leaves of
-        the same axis; where it does not divide that, fsdp alone shards the moment.
+      zero: devices along this axis. It divides what fsdp leaves of the same axis; where it does not
+        divide that, fsdp alone shards the array. 1: what a step computes with.
     """
     if fsdp * zero == 1 or np.prod(shape) < SPLIT_FROM:
         return PartitionSpec()
@@ -108,7 +109,7 @@ def state_spec(shape: tuple[int, ...], fsdp: int, zero: int = 1) -> PartitionSpe
         return PartitionSpec()
     longest = max(fitting, key=lambda axis: shape[axis])
     splits = zero > 1 and shape[longest] % (fsdp * zero) == 0
-    # fsdp first, so that a device's part of a moment lies within its part of the parameter.
+    # fsdp first, so that gathering over 'zero' leaves each device its part of 'fsdp'.
     over = tuple(a for a, used in (('fsdp', fsdp > 1), ('zero', splits)) if used)
     names = over[0] if len(over) == 1 else over or None
     return PartitionSpec(*(names if axis == longest else None for axis in range(len(shape))))
@@ -117,21 +118,65 @@ def state_spec(shape: tuple[int, ...], fsdp: int, zero: int = 1) -> PartitionSpe
 def state_sharding(mesh: Mesh, state):
     """The placement of each array of a state, by `state_spec`."""
     fsdp, zero = mesh.shape['fsdp'], mesh.shape['zero']
-
-    def place(path: tuple, x) -> NamedSharding:
-        of_moments = any(getattr(key, 'name', '') == MOMENTS for key in path)
-        return NamedSharding(mesh, state_spec(x.shape, fsdp, zero if of_moments else 1))
-
-    return jax.tree.map_with_path(place, state)
+    return jax.tree.map(lambda x: NamedSharding(mesh, state_spec(x.shape, fsdp, zero)), state)
 
 
-def shard_as_moments(tree):
-    """Within a step: places parameters or their gradients as moments are. No-op unless zero > 1."""
+def compiler_options(mesh: Mesh) -> dict[str, bool]:
+    """What XLA has to be told about a step over this mesh.
+
+    Where the state is sharded, a TPU's compiler would split each product with a weight, and each
+    that gives its gradient, into as many parts as there are devices, to pass them on from neighbour
+    to neighbour meanwhile. At this model's sizes that takes several times as long (docs/scaling.md).
+    """
+    is_split = mesh.shape['zero'] * mesh.shape['fsdp'] > 1
+    if not is_split or mesh.devices.flat[0].platform != 'tpu':
+        return {}
+    return {
+        'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
+        'xla_tpu_enable_windowed_einsum_for_all_gather': False,
+    }
+
+
+def gather_weights(params, dtype):
+    """Within a step: full copies of parameters that 'zero' shards. No-op unless zero > 1.
+
+    Args:
+      params: tree of arrays.
+      dtype: of the computation. Kernels are cast to it first, as the layers would do afterwards, so
+        that half of the bytes are exchanged where it has 16 bits.
+
+    Returns:
+      The tree; its gradient is summed and scattered in one collective, like `params`.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape['zero'] == 1:
-        return tree
-    fsdp, zero = mesh.shape['fsdp'], mesh.shape['zero']
-    return jax.tree.map(lambda x: constrain(x, state_spec(x.shape, fsdp, zero)), tree)
+        return params
+
+    def gather(path: tuple, x: jax.Array) -> jax.Array:
+        return gathered(x, dtype if path[-1].key == 'kernel' else x.dtype)
+
+    return jax.tree.map_with_path(gather, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: jax.Array, dtype) -> jax.Array:
+    """A parameter that 'zero' shards, cast to `dtype` and gathered."""
+    mesh = jax.sharding.get_abstract_mesh()
+    own = constrain(x.astype(dtype), state_spec(x.shape, mesh.shape['fsdp'], mesh.shape['zero']))
+    return constrain(own, state_spec(x.shape, mesh.shape['fsdp']))
+
+
+def _gathered(x, dtype):
+    return gathered(x, dtype), jnp.zeros((), x.dtype)
+
+
+def _scattered(dtype, of_x, gradient):
+    mesh = jax.sharding.get_abstract_mesh()
+    spec = state_spec(gradient.shape, mesh.shape['fsdp'], mesh.shape['zero'])
+    return (constrain(gradient, spec).astype(of_x.dtype),)
+
+
+gathered.defvjp(_gathered, _scattered)
 
 
 def shard_batch(x: jax.Array, axis: int = 0) -> jax.Array:

@@ -18,7 +18,13 @@ from pgs.models.class_attention import make_scorer, moved_average
 from pgs.models.clip import CLIP, MAX_LOG_SCALE, normalize_images
 from pgs.models.image_tower import ImageTowerSettings
 from pgs.models.packing import cut_share
-from pgs.sharding import batch_sharding, replicated, shard_as_moments, state_sharding
+from pgs.sharding import (
+    batch_sharding,
+    compiler_options,
+    gather_weights,
+    replicated,
+    state_sharding,
+)
 
 
 @flax.struct.dataclass
@@ -140,7 +146,8 @@ def make_train_step(
                     strategy, rows['keys'], progress=progress, **rows['scores']
                 )
             images = normalize_images(rows['images'])
-            out: Any = model.apply({'params': hold(params)}, images, rows['tokens'], select)
+            weights = gather_weights(hold(params), model.image.transformer.dtype)
+            out: Any = model.apply({'params': weights}, images, rows['tokens'], select)
             features = out['image_features'], out['text_features']
             if out['selection'] is None:
                 return features, jnp.zeros(images.shape[:1])
@@ -151,7 +158,6 @@ def make_train_step(
             return info_nce(image_features, text_features, jnp.exp(params['logit_scale']))
 
         value, grads, masked_B = loss_and_gradient(embed, loss, state.params, rows, microbatches)
-        grads = shard_as_moments(grads)
         used = clipped(grads, clip_norm) if clip_norm else grads
         updates, opt_state = optimizer.update(used, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -161,7 +167,6 @@ def make_train_step(
         params, opt_state = keep_where_not_finite(
             optimizer, finite, (params, opt_state), (state.params, state.opt_state)
         )
-        params = shard_as_moments(params)  # gathered once, after the update
         metrics = {
             'loss': value,
             'grad_norm': grad_norm,
@@ -300,4 +305,5 @@ def jit_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState) -> jax.
         in_shardings=(state_layout, batch_sharding(mesh)),
         out_shardings=(state_layout, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )

@@ -60,7 +60,7 @@ def test_the_longest_fitting_axis_is_split(shape, spec):
     assert sharding.state_spec(shape, 1) == PartitionSpec()
 
 
-def test_moments_are_split_further_than_parameters():
+def test_zero_splits_what_fsdp_leaves():
     spec = sharding.state_spec
     assert spec((12, 768, 3072), 1, 8) == PartitionSpec(None, None, 'zero')
     assert spec((12, 768, 3072), 2, 4) == PartitionSpec(None, None, ('fsdp', 'zero'))

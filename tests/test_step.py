@@ -115,16 +115,39 @@ def test_any_mesh_computes_what_one_device_does(tiny_config, strategy, data, fsd
     assert moments.sharding == kernel.sharding
 
 
-@pytest.mark.parametrize(('sizes', 'parts'), [((1, 8, 1), (1, 8)), ((2, 2, 2), (2, 4))])
-def test_split_moments_compute_what_one_device_does(tiny_config, sizes, parts):
-    """ZeRO-1: (data, zero, fsdp), and the parts of parameters and of moments."""
+@pytest.mark.parametrize('sizes', [(1, 8, 1), (2, 2, 2)])
+def test_a_state_split_by_zero_computes_what_one_device_does(tiny_config, sizes):
+    """ZeRO-1, sizes of (data, zero, fsdp): parameters and moments lie in parts on the devices."""
     mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), 16)
     many = run(tiny_config, mesh)
     assert_same(on_one_device('pgs'), many)
+    same = on_one_device('pgs')[1]
+    losses = ([line['loss'] for line in history] for history in (same, many[1]))
+    np.testing.assert_allclose(*losses, rtol=1e-6)
     embedding = many[0].params['text_tower']['token_embedding']
     moments = many[0].opt_state[0].mu['text_tower']['token_embedding']
-    for array, count in zip((embedding, moments), parts, strict=True):
-        assert array.addressable_shards[0].data.size * count == array.size
+    for array in (embedding, moments):
+        assert array.addressable_shards[0].data.size * sizes[1] * sizes[2] == array.size
+
+
+def test_kernels_are_gathered_in_the_dtype_of_the_computation(tiny_config):
+    """With 16 bits half of the bytes travel; what a gathered weight's gradient is, stays."""
+    mesh = sharding.make_mesh({'data': 1, 'zero': 8}, 16)
+    params = {'kernel': jnp.linspace(-1, 1, 2**14).reshape(64, 256), 'scale': jnp.ones(3)}
+
+    def loss(params, dtype):
+        weights = sharding.gather_weights(params, dtype)
+        assert (weights['kernel'].dtype, weights['scale'].dtype) == (dtype, jnp.float32)
+        return jnp.sum(jnp.square(weights['kernel'].astype(jnp.float32))) + weights['scale'].sum()
+
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.state_sharding(mesh, params))
+        gradient = jax.jit(jax.grad(loss), static_argnums=1)(placed, jnp.bfloat16)
+    assert gradient['kernel'].dtype == jnp.float32
+    assert gradient['kernel'].sharding == placed['kernel'].sharding
+    half = params['kernel'].astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_array_equal(gradient['kernel'], 2 * half)
+    assert sharding.gather_weights(params, jnp.bfloat16) is params  # without a mesh
 
 
 def test_whole_images_are_the_same_on_any_mesh(tiny_config):

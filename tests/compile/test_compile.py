@@ -43,8 +43,10 @@ def reports():
         'pgs-0.5': vitb16_pgs.get_config('0.5'),
         'pgs-0.3': vitb16_pgs.get_config('0.3'),
         'fsdp': vitb16_pgs.get_config('0.5'),
+        'zero': vitb16_pgs.get_config('0.5'),
     }
     configs['fsdp'].mesh.fsdp = 4
+    configs['zero'].mesh.update(data=1, zero=4)
     with aot.jax_settings(FAST):
         return {name: aot.compile_step(small(c), 'v5e:2x2') for name, c in configs.items()}
 
@@ -184,6 +186,18 @@ def test_fsdp_splits_the_state(reports):
     assert split['state_bytes'] < 0.27 * whole['state_bytes']
     assert split['argument_bytes'] < 0.4 * whole['argument_bytes']
     assert {c['axis'] for c in split['collectives']} >= {'fsdp'} or split['mesh']['data'] == 1
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_zero_splits_the_state_and_no_product(reports):
+    whole, split = reports['pgs-0.5'], reports['zero']
+    assert split['state_bytes'] < 0.27 * whole['state_bytes']
+    assert split['part_seconds']['loss and optimizer'] < (
+        0.6 * whole['part_seconds']['loss and optimizer']
+    )
+    # A product that is split passes its parts on from neighbour to neighbour.
+    assert not {c['kind'] for c in split['collectives']} & {'collective-permute'}
 
 
 @needs_libtpu
