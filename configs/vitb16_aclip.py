@@ -25,6 +25,7 @@ def get_config(recipe: str = 'common'):
     if recipe not in ('common', 'published'):
         raise UserError(f'vitb16_aclip.py:{recipe} is not a recipe: take :common or :published')
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     config.masking.strategy = 'attentive'
     config.masking.mask_ratio = 0.5
     if recipe == 'published':

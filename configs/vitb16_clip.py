@@ -11,5 +11,6 @@ from configs import base
 
 def get_config():
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     config.masking.strategy = 'none'
     return config

@@ -25,6 +25,7 @@ def get_config(recipe: str = 'common'):
             f'vitb16_eclip.py:{recipe} is not a recipe: take :common, :published or :calibrated'
         )
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     config.masking.strategy = 'cluster'
     config.masking.min_ratio = 0.3
     config.masking.cluster_threshold = 0.5

@@ -11,6 +11,7 @@ from configs import base
 
 def get_config():
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     config.masking.strategy = 'random'
     config.masking.mask_ratio = 0.5
     return config

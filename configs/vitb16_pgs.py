@@ -18,6 +18,7 @@ def get_config(variant: str = '0.3'):
     if variant not in RATIOS:
         raise UserError(f'vitb16_pgs.py:{variant} is not a variant of the paper: take :0.3 or :0.5')
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     config.masking.strategy = 'pgs'
     config.masking.min_ratio, config.masking.max_ratio = RATIOS[variant]
     return config

@@ -22,6 +22,7 @@ from pgs.errors import UserError
 
 def get_config(image_size: str = '224'):
     config = base.get_config()
+    config.model.text.tokens_per_pair = 32  # a caption of CC12M has 26 on average
     patch = config.model.image.patch_size
     if not image_size.isdecimal() or not int(image_size) or int(image_size) % patch:
         raise UserError(

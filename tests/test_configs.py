@@ -50,7 +50,7 @@ def test_recipe(name, args):
         'layers': 12,
         'heads': 8,
         'mlp_ratio': 4.0,
-        'tokens_per_pair': None,
+        'tokens_per_pair': 32,
     }
     assert config.optimizer.to_dict() == {
         'peak_learning_rate': 1e-3,
