@@ -11,7 +11,7 @@ from pgs.compile.traffic import Traffic
 PAPER_PAIRS = 32 * 10_968_539  # epochs times pairs of the paper's CC12M
 
 
-def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -> dict[str, float]:
+def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -> dict[str, Any]:
     """Seconds of a step by published peaks, and by the compiler's own count of cycles.
 
     The roofline is a lower bound: matrix products at the chip's peak or memory traffic at its full
@@ -25,13 +25,15 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
       chip: their published figures.
 
     Returns:
-      Seconds of the parts and of a step, and what follows from them for the paper's run.
+      Seconds of the parts (part_seconds by cycles) and of a step, and what follows from them for the
+      paper's run.
     """
     wires = wire_seconds(traffic, mesh, chip)
     compute = report['flops'] / mesh.size / chip.flops
     memory = traffic.memory_bytes / chip.bandwidth
     roofline = max(compute, memory) + wires
-    cycles = traffic.cycles / chip.clock
+    parts = {part: cycles / chip.clock for part, cycles in traffic.cycles.items()}
+    cycles = sum(parts.values())
     seconds = max(roofline, cycles + wires)
     return {
         'compute_seconds': compute,
@@ -39,8 +41,8 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
         'wire_seconds': wires,
         'roofline_seconds': roofline,
         'cycle_seconds': cycles,
+        'part_seconds': parts,
         'estimated_seconds': seconds,
-        'selection_cycle_share': traffic.selection_cycles / max(traffic.cycles, 1),
         'pairs_per_second': report['batch_size'] / seconds,
         'paper_days': PAPER_PAIRS / report['batch_size'] * seconds / 86400,
         'chip_hours': PAPER_PAIRS / report['batch_size'] * seconds / 3600 * mesh.size,

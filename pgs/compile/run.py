@@ -35,7 +35,10 @@ def compile_all(
     """
     reports = []
     for config in configs:
-        log(f'Compiling {config.masking.strategy} for {topology}: half a minute to two ...')
+        log(
+            f'Compiling {config.masking.strategy} for {topology}: some minutes; '
+            'a fifth of them with --config.model.unroll=1 ...'
+        )
         reports.append(fit(config, topology, log) if suggest else compile_step(config, topology))
     return reports
 

@@ -1,6 +1,7 @@
 """Reports of compiled steps as a printed table, one column for each step."""
 
 from pgs.compile.aot import GIB, Report
+from pgs.compile.traffic import PARTS, REST
 from pgs.sharding import mesh_text
 
 # Label of a row, and its cell of a report.
@@ -25,6 +26,10 @@ TIMES = (
     ('collectives', lambda r: milliseconds(r['wire_seconds'])),
     ('roofline', lambda r: milliseconds(r['roofline_seconds'])),
     ("compiler's cycles", lambda r: milliseconds(r['cycle_seconds'])),
+    *(
+        (f'  {part}', lambda r, part=part: milliseconds(r['part_seconds'][part]))
+        for part in (*PARTS, REST)
+    ),
     ('estimate a step', lambda r: milliseconds(r['estimated_seconds'])),
     ('pairs/s', lambda r: f'{r["pairs_per_second"]:.0f}'),
     ('days, 32 epochs', lambda r: f'{r["paper_days"]:.2f}'),

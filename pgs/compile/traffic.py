@@ -25,6 +25,16 @@ FREE = {
 # fmt: on
 
 
+# Parts of a step, by the names of the modules in an instruction's op_name; the first that fits.
+PARTS = {
+    'selection': 'patch_selection',
+    "image tower's attention": 'image_tower/.*attend',
+    'image tower': 'image_tower',
+    'text tower': 'text_tower',
+}
+REST = 'loss and optimizer'
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """All collectives of one kind over one group of devices in a step."""
@@ -41,8 +51,7 @@ class Traffic:
 
     memory_bytes: int  # read from HBM and written to it
     selection_bytes: int  # the part of memory_bytes that the patch selection moves
-    cycles: int  # the compiler's own estimate, 0 if it gives none
-    selection_cycles: int
+    cycles: dict[str, int]  # the compiler's own estimate, of PARTS and REST; 0 if it gives none
     collectives: list[Collective]
 
 
@@ -55,7 +64,8 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
     """
     entry, computations = parse(text)
     runs, fused = count_runs(entry, computations)
-    moved, cycles = {True: 0, False: 0}, {True: 0, False: 0}  # by whether it is the selection's
+    moved = {True: 0, False: 0}  # by whether it is the selection's
+    cycles = dict.fromkeys((*PARTS, REST), 0)
     counts: dict[tuple[str, str], int] = defaultdict(int)  # by kind and axis of a collective
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for name, times, i in distinct([*runs.items(), *fused.items()], computations):
@@ -65,17 +75,22 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
             counts[key] += times
             sizes[key] += times * result_bytes(i)
         if name in runs:
-            selection = 'patch_selection' in i.attributes
+            part = part_of(i)
             estimated = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
-            moved[selection] += times * moved_bytes(i, computations[name], computations)
-            cycles[selection] += times * int(estimated[1]) if estimated else 0
+            moved[part == 'selection'] += times * moved_bytes(i, computations[name], computations)
+            cycles[part] += times * int(estimated[1]) if estimated else 0
     return Traffic(
         memory_bytes=sum(moved.values()),
         selection_bytes=moved[True],
-        cycles=sum(cycles.values()),
-        selection_cycles=cycles[True],
+        cycles=cycles,
         collectives=[Collective(*key, counts[key], sizes[key]) for key in sorted(counts)],
     )
+
+
+def part_of(i: Instruction) -> str:
+    """The one of PARTS that an instruction belongs to, or REST."""
+    name = re.search(r'op_name="([^"]*)"', i.attributes)
+    return next((p for p, words in PARTS.items() if name and re.search(words, name[1])), REST)
 
 
 def distinct(
