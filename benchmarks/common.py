@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from benchmarks.plots import Panels, Spread, bars_figure
 from configs import vitb16_clip, vitb16_flip, vitb16_pgs
 from input_pipeline.text_masking import train_length
-from input_pipeline.tokenizer import START_OF_TEXT
+from input_pipeline.tokenizer import END_OF_TEXT, START_OF_TEXT
 from pgs import sharding
 from pgs.build import Job, build, compute_dtype
 from pgs.compile.aot import configured_selection
@@ -60,13 +60,27 @@ def variant_config(name: str, batch_size: int) -> ConfigDict:
 
 
 def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
-    """Random images uint8 (B, H, W, 3) and tokens int32 (B, T)."""
+    """Random images uint8 (B, H, W, 3), and captions of random tokens int32 (B, T)."""
     rng = np.random.default_rng(0)
     size, length = config.model.image.image_size, train_length(config)
-    return {
-        'images': rng.integers(0, 256, (config.batch_size, size, size, 3)).astype(np.uint8),
-        'tokens': rng.integers(1, START_OF_TEXT, (config.batch_size, length)).astype(np.int32),
-    }
+    images = rng.integers(0, 256, (config.batch_size, size, size, 3)).astype(np.uint8)
+    tokens = rng.integers(1, START_OF_TEXT, (config.batch_size, length)).astype(np.int32)
+    last_Bx1 = caption_lengths(rng, config.batch_size, length)[:, None] - 1
+    places = np.arange(length)
+    tokens = np.where(places < last_Bx1, tokens, 0)
+    tokens[:, 0] = START_OF_TEXT
+    return {'images': images, 'tokens': np.where(places == last_Bx1, END_OF_TEXT, tokens)}
+
+
+def caption_lengths(rng: np.random.Generator, count: int, longest: int) -> np.ndarray:
+    """Tokens of captions as long as CC12M's, with start and end: int (count,), 26 on average.
+
+    CC12M states 20.2 words a caption with a deviation of 16.3 (Changpinyo et al., arXiv 2102.08981);
+    CLIP's tokenizer makes about 1.2 tokens of a word. Drawn from a gamma distribution with these two.
+    """
+    mean, deviation = 1.2 * 20.2, 1.2 * 16.3
+    words = rng.gamma((mean / deviation) ** 2, deviation**2 / mean, count)
+    return np.clip(2 + np.round(words).astype(np.int32), 3, longest)
 
 
 def build_job(config: ConfigDict) -> Job:

@@ -33,6 +33,7 @@ PARTS = {
     'text tower': 'text_tower',
 }
 REST = 'loss and optimizer'
+SLICES = ('slice', 'dynamic-slice')  # read only what they return
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ def moved_bytes(i: Instruction, body: Computation, computations: Computations) -
     if i.opcode.endswith('-start'):
         return size(i.shape)  # a tuple of the operand and the result
     operands = [body[name] for name in i.operands() if name in body]
-    if i.opcode == 'dynamic-slice':
+    if i.opcode in SLICES:
         return 2 * size(i.shape)
     if i.opcode == 'dynamic-update-slice':
         return 2 * size(operands[1].shape)
@@ -171,7 +172,7 @@ def read_bytes(number: int, fused: Computation, computations: Computations) -> f
             inner = computations.get(use.called('calls'))
             if use.opcode == 'bitcast':
                 names.append(use.name)
-            elif use.opcode == 'dynamic-slice':
+            elif use.opcode in SLICES:
                 total += size(use.shape, main_memory=False)
             elif use.opcode == 'fusion' and inner is not None:
                 total += read_bytes(operands.index(name), inner, computations)

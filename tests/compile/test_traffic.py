@@ -66,6 +66,15 @@ def test_a_loop_counts_each_iteration():
     assert found.cycles == {'selection': 12 * 7, **others, 'loss and optimizer': 5}
 
 
+def test_a_slice_at_a_fixed_place_is_read_alone():
+    """As those of weights are, where layers follow each other without a loop."""
+    loop = 'dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,64}'
+    assert loop in PROGRAM
+    fixed = program().replace(loop, 'slice(%p0), slice={[3:4], [0:64]}')
+    moved = [step_traffic(text, {'data': 4}).selection_bytes for text in (program(), fixed)]
+    assert moved == [12 * (2 * ROW + 4), 12 * 2 * ROW]
+
+
 def test_instructions_belong_to_the_module_that_they_are_named_after():
     name = 'jit/patch_selection/slice'
     for other, part in {
