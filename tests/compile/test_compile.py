@@ -263,6 +263,11 @@ def test_the_step_lowers_for_cuda_and_tpu(strategy):
             'images': jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.uint8),
             'tokens': jax.ShapeDtypeStruct((16, 24), jnp.int32),
         }
-        exported = jax.export.export(jax.jit(job.train_step), platforms=[platform])(state, batch)
+        exported = jax.export.export(
+            jax.jit(job.train_step),
+            platforms=[platform],
+            # Export refuses calls that may change between versions; nothing is kept here.
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call('LayoutConstraint')],
+        )(state, batch)
         assert exported.platforms == (platform,)
         assert 'bf16' in exported.mlir_module()
