@@ -72,7 +72,7 @@ def compile_step(config: ConfigDict, topology: str) -> Report:
         traced = train_step.trace(state, batch_shapes(config))
         lowered = traced.lower()
     report = describe(config, topology, mesh) | {
-        'flops': matmul_flops(traced.jaxpr),
+        'flops': matmul_flops(traced.jaxpr, 'tpu'),
         'state_bytes': state_bytes(mesh, state),
         'capacity_bytes': int(chip.memory),
     }

@@ -10,10 +10,10 @@ from jax.extend import core
 
 def flops_of(function: Callable, *arguments) -> int:
     """FLOPs of the products in function(*arguments), which is traced and not run."""
-    return matmul_flops(jax.make_jaxpr(function)(*arguments))
+    return matmul_flops(jax.make_jaxpr(function)(*arguments), jax.default_backend())
 
 
-def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
+def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr, platform: str) -> int:
     """Multiplications and additions of all matrix products and convolutions, 2 for each pair.
 
     XLA's own cost analysis counts the body of a loop once, whatever its length; the layers of
@@ -21,6 +21,7 @@ def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
 
     Args:
       jaxpr: of jax.make_jaxpr, or of jax.jit(...).trace(...).
+      platform: 'cpu', 'gpu' or 'tpu', whose branch counts where they differ by platform.
 
     Returns:
       FLOPs of one call over the global batch; of the branches of a condition, the most expensive.
@@ -43,14 +44,23 @@ def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
             outputs = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
             total += 2 * result.size * kernel.size // outputs
         elif name == 'cond':
-            total += max(matmul_flops(branch) for branch in params['branches'])
+            branches = zip(params['branches'], platforms_of(params), strict=True)
+            total += max(matmul_flops(b, platform) for b, names in branches if platform in names)
         elif name == 'scan':
-            total += params['length'] * matmul_flops(params['jaxpr'])
-        elif name == 'while' and matmul_flops(params['body_jaxpr']):
+            total += params['length'] * matmul_flops(params['jaxpr'], platform)
+        elif name == 'while' and matmul_flops(params['body_jaxpr'], platform):
             raise ValueError('a while loop with a product in it: its length is not known here')
         else:
-            total += sum(map(matmul_flops, inner_jaxprs(params)))
+            total += sum(matmul_flops(inner, platform) for inner in inner_jaxprs(params))
     return total
+
+
+def platforms_of(params: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The platforms of each branch of a `cond`: all, but of jax.lax.platform_dependent those named."""
+    known = ('cpu', 'gpu', 'tpu')
+    named = params.get('branches_platforms') or [known] * len(params['branches'])
+    others = tuple(p for p in known if not any(p in (names or ()) for names in named))
+    return [others if names is None else names for names in named]
 
 
 def inner_jaxprs(params: dict[str, Any]) -> list[core.ClosedJaxpr | core.Jaxpr]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pgs.compile.flops import flops_of
+from pgs.compile.flops import flops_of, matmul_flops
 
 A = jax.ShapeDtypeStruct((4, 8), jnp.float32)
 B = jax.ShapeDtypeStruct((8, 16), jnp.float32)
@@ -40,6 +40,20 @@ def test_the_dearest_branch_counts():
         return jax.lax.cond(p, lambda: a @ b, lambda: a @ (b + b) + (a * 2) @ b)
 
     assert flops_of(branch, True, A, B) == 2 * PRODUCT
+
+
+def test_of_branches_by_platform_that_of_the_platform_counts():
+    def by_platform(a, b):
+        return jax.lax.platform_dependent(
+            a, b, tpu=lambda a, b: a @ b + (a * 2) @ b, default=lambda a, b: a @ b
+        )
+
+    traced = jax.make_jaxpr(by_platform)(A, B)
+    assert [matmul_flops(traced, p) for p in ('cpu', 'gpu', 'tpu')] == [
+        PRODUCT,
+        PRODUCT,
+        2 * PRODUCT,
+    ]
 
 
 def test_remat_costs_what_it_computes_again():

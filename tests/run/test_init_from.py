@@ -9,7 +9,7 @@ from conftest import one_device_mesh, shrunk_quickstart
 from etils import epath
 from small_clip import same_trees
 
-from configs import base, finetune, vitb16_pgs_tune
+from configs import base, finetune, vitb16_pgs, vitb16_pgs_tune
 from input_pipeline import sources
 from pgs import sharding
 from pgs.build import build, check_config
@@ -134,7 +134,7 @@ def test_the_tuning_config():
         assert config.masking.strategy == 'none'
         check_config(config, devices=jax.device_count(), platform='cpu')
     config.model.image.image_size = 224  # the only difference to the run that it continues
-    assert config.model.to_dict() == base.get_config().model.to_dict()
+    assert config.model.to_dict() == vitb16_pgs.get_config().model.to_dict()
     for bad in ('200', 'large', '0'):
         with pytest.raises(UserError, match=f':{bad} is not an image size'):
             vitb16_pgs_tune.get_config(bad)
