@@ -2,8 +2,9 @@
 
   python -m benchmarks.scaling [--topologies=v5e:4x8,v5e:8x8] [--batches=4096,16384] [--config=FILE]
 
-No TPU is needed. Each pair takes about five minutes of two cores; if a step does not fit, settings are tried
-as by `python -m pgs.compile --suggest`. Steps that --out already contains are not compiled again.
+No TPU is needed. Each pair takes about five minutes of two cores; if a step does not fit, settings
+are tried as by `python -m pgs.compile --suggest`. Steps that --out already contains are not compiled
+again.
 """
 
 import json

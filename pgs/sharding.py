@@ -161,9 +161,8 @@ def gather_weights(params, dtype):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(x: jax.Array, dtype) -> jax.Array:
     """A parameter that 'zero' shards, cast to `dtype` and gathered."""
-    mesh = jax.sharding.get_abstract_mesh()
-    own = constrain(x.astype(dtype), state_spec(x.shape, mesh.shape['fsdp'], mesh.shape['zero']))
-    return constrain(own, state_spec(x.shape, mesh.shape['fsdp']))
+    fsdp = jax.sharding.get_abstract_mesh().shape['fsdp']
+    return constrain(shard_as_state(x.astype(dtype)), state_spec(x.shape, fsdp))
 
 
 def _gathered(x, dtype):
@@ -171,12 +170,16 @@ def _gathered(x, dtype):
 
 
 def _scattered(dtype, of_x, gradient):
-    mesh = jax.sharding.get_abstract_mesh()
-    spec = state_spec(gradient.shape, mesh.shape['fsdp'], mesh.shape['zero'])
-    return (constrain(gradient, spec).astype(of_x.dtype),)
+    return (shard_as_state(gradient).astype(of_x.dtype),)
 
 
 gathered.defvjp(_gathered, _scattered)
+
+
+def shard_as_state(x: jax.Array) -> jax.Array:
+    """Within a step: places an array as a state's array of its shape is placed."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return constrain(x, state_spec(x.shape, mesh.shape['fsdp'], mesh.shape['zero']))
 
 
 def shard_batch(x: jax.Array, axis: int = 0) -> jax.Array:

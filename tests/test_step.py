@@ -130,7 +130,7 @@ def test_a_state_split_by_zero_computes_what_one_device_does(tiny_config, sizes)
         assert array.addressable_shards[0].data.size * sizes[1] * sizes[2] == array.size
 
 
-def test_kernels_are_gathered_in_the_dtype_of_the_computation(tiny_config):
+def test_kernels_are_gathered_in_the_dtype_of_the_computation():
     """With 16 bits half of the bytes travel; what a gathered weight's gradient is, stays."""
     mesh = sharding.make_mesh({'data': 1, 'zero': 8}, 16)
     params = {'kernel': jnp.linspace(-1, 1, 2**14).reshape(64, 256), 'scale': jnp.ones(3)}
