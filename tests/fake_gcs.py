@@ -9,6 +9,7 @@ asks googleapis.com; it reaches this server as its proxy, with a certificate tha
 """
 
 import contextlib
+import dataclasses
 import datetime
 import http.server
 import json
@@ -19,18 +20,18 @@ import threading
 import time
 import urllib.parse
 from pathlib import Path
-from typing import NamedTuple
 
 CHUNK = 2**16  # bytes that are sent at once
 NOW = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC).isoformat()
 
 
-class Request(NamedTuple):
+@dataclasses.dataclass
+class Request:
     """One request: 'read', 'look' (at an object, a list or the bucket), 'write' or 'delete'."""
 
     kind: str
     name: str  # of the object; of a list its prefix
-    sent: int  # bytes of its body that the client took, or that its socket buffered
+    sent: int = 0  # bytes of its answer's body that the client took, or that its socket buffered
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -61,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile = self.connection.makefile('wb', buffering=0)
         self.close_connection = False
 
-    def answer(self, status, body=b'', generation=None, **headers):
+    def answer(self, status, body=b'', generation=None, request=None, **headers):
         self.send_response(status)
         if generation is not None:
             self.send_header('x-goog-generation', str(generation))
@@ -69,17 +70,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(key.replace('_', '-'), value)
         self.send_header('Content-Length', str(len(body)))
         self.end_headers()
-        sent = 0
         for start in range(0, len(body), CHUNK):
+            piece = body[start : start + CHUNK]
+            # Counted before it is sent: a client that has everything may look at the count at once.
+            if request is not None:
+                request.sent += len(piece)
             try:
-                self.wfile.write(body[start : start + CHUNK])
+                self.wfile.write(piece)
             except OSError:  # the client has what it wants
+                if request is not None:
+                    request.sent -= len(piece)
                 self.close_connection = True
                 break
-            sent += len(body[start : start + CHUNK])
             if self.rate:
                 time.sleep(CHUNK / self.rate)
-        return sent
 
     def answer_json(self, content):
         return self.answer(200, json.dumps(content).encode(), Content_Type='application/json')
@@ -95,9 +99,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.rfile.readline()
         return b''.join(parts)
 
-    def note(self, kind, name, sent=0):
+    def note(self, kind, name):
+        """Keeps a request; to be called before its answer, after which a client may go on."""
+        request = Request(kind, name)
         with self.guard:
-            self.requests.append(Request(kind, name, sent))
+            self.requests.append(request)
+        return request
 
     def asked(self):
         """(bucket, name of an object or None, query)."""
@@ -110,10 +117,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             name = query.get('name')
         return bucket, urllib.parse.unquote(name) if name else None, query
 
-    def fails(self):
-        """Answers with what the next request suffers from; whether it did."""
+    def fails(self, kind, name):
+        """Answers with what the next request suffers from, and notes it; whether it did."""
         with self.guard:
             fault = self.faults.pop(0) if self.faults else None
+        if fault is not None:
+            self.note(kind, name)
         if fault == 'busy':
             self.answer(503)
         elif fault == 'cut':
@@ -136,8 +145,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer_list(query) if '/o' in self.path else self.answer_json({})
         with self.guard:
             found = self.objects.get(name)
-        if reads and self.fails():
-            return self.note('read', name)
+        if reads and self.fails('read', name):
+            return None
         if found is None:
             self.note('read' if reads else 'look', name)
             return self.answer(404)
@@ -173,7 +182,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(416, Content_Range=f'bytes */{len(content)}')
             status, more = 206, {'Content_Range': f'bytes {first}-{last}/{len(content)}'}
         body = content[first : last + 1]
-        self.note('read', name, self.answer(status, body, generation, **more))
+        request = self.note('read', name)
+        self.answer(status, body, generation, request, **more)
 
     def do_POST(self):
         body = self.body()
@@ -199,8 +209,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.body()
         session = self.path.rsplit('/', 1)[-1]
         name, before = self.sessions[session]
-        if self.fails():
-            return self.note('write', name)
+        if self.fails('write', name):
+            return None
         self.note('write', name)
         bounds, _, total = self.headers['Content-Range'].removeprefix('bytes ').partition('/')
         if bounds != '*':
