@@ -13,10 +13,14 @@ The ratio is fair only on an otherwise idle machine: torch's threads wait for ea
 of each operation, so that another process on the cores slows torch down far more than XLA.
 """
 
+import contextlib
 import functools
 import os
 import time
 from typing import Any
+
+with contextlib.suppress(ImportError):  # open_clip_step says what to install
+    import torchvision  # noqa: F401  # before TensorFlow: with its LLVM in the process, Triton's crashes
 
 import jax
 from absl import flags
