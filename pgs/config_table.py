@@ -18,6 +18,7 @@ from pgs.depth import TOWERS
 from pgs.errors import UserError
 from pgs.masking.pgs import EDGE_DETECTORS, RUNS_OWN_PROGRESS
 from pgs.masking.strategies import SELECTOR, all_options_of, known_strategies
+from pgs.models.clip import ATTENTIONS
 from pgs.models.transformer import REMAT_POLICIES
 from pgs.optimizer import SCHEDULES
 
@@ -190,6 +191,11 @@ TABLE: dict[str, Key] = {
         '0: all on a TPU, where it is faster and compiles longer, 1 elsewhere',
         low=0,
         high=1000,
+    ),
+    'model.attention': text(
+        "of images: auto is XLA's, and cuDNN's on a GPU; pallas is a kernel for TPUs that nobody has "
+        'run on one yet ([performance.md](performance.md#attention))',
+        choices=ATTENTIONS,
     ),
     'model.quick_gelu': switch("QuickGELU, for OpenAI's weights; False: exact GELU"),
     'model.image.image_size': count('pixels of a side', high=4096),

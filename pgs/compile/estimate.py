@@ -16,7 +16,8 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
 
     The roofline is a lower bound: matrix products at the chip's peak or memory traffic at its full
     bandwidth, whichever takes longer, plus the collectives as rings at full speed, which do not
-    overlap with computation.
+    overlap with computation. The compiler counts no cycles within a Pallas kernel, for which its own
+    roofline is added to the cycles.
 
     Args:
       report: with flops, of a step over all devices, and batch_size.
@@ -34,7 +35,8 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
     roofline = max(compute, memory) + wires
     parts = {part: cycles / chip.clock for part, cycles in traffic.cycles.items()}
     cycles = sum(parts.values())
-    seconds = max(roofline, cycles + wires)
+    kernels = max(traffic.kernel_flops / chip.flops, traffic.kernel_bytes / chip.bandwidth)
+    seconds = max(roofline, cycles + kernels + wires)
     return {
         'compute_seconds': compute,
         'memory_seconds': memory,
@@ -42,6 +44,7 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
         'roofline_seconds': roofline,
         'cycle_seconds': cycles,
         'part_seconds': parts,
+        'kernel_seconds': kernels,
         'estimated_seconds': seconds,
         'pairs_per_second': report['batch_size'] / seconds,
         'paper_days': PAPER_PAIRS / report['batch_size'] * seconds / 86400,

@@ -48,6 +48,10 @@ def matmul_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr, platform: str) -> int:
             total += max(matmul_flops(b, platform) for b, names in branches if platform in names)
         elif name == 'scan':
             total += params['length'] * matmul_flops(params['jaxpr'], platform)
+        elif name == 'pallas_call':  # our kernels say it: what they pad is no work
+            total += params['cost_estimate'].flops
+        elif name == 'shard_map':  # its shapes are those of one device
+            total += params['mesh'].size * matmul_flops(params['jaxpr'], platform)
         elif name == 'while' and matmul_flops(params['body_jaxpr'], platform):
             raise ValueError('a while loop with a product in it: its length is not known here')
         else:

@@ -53,6 +53,8 @@ class Traffic:
     memory_bytes: int  # read from HBM and written to it
     selection_bytes: int  # the part of memory_bytes that the patch selection moves
     cycles: dict[str, int]  # the compiler's own estimate, of PARTS and REST; 0 if it gives none
+    kernel_flops: int  # of Pallas kernels, within which the compiler counts no cycles
+    kernel_bytes: int
     collectives: list[Collective]
 
 
@@ -67,6 +69,7 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
     runs, fused = count_runs(entry, computations)
     moved = {True: 0, False: 0}  # by whether it is the selection's
     cycles = dict.fromkeys((*PARTS, REST), 0)
+    kernels = {'flops': 0, 'bytes_accessed': 0}
     counts: dict[tuple[str, str], int] = defaultdict(int)  # by kind and axis of a collective
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for name, times, i in distinct([*runs.items(), *fused.items()], computations):
@@ -80,12 +83,25 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
             estimated = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
             moved[part == 'selection'] += times * moved_bytes(i, computations[name], computations)
             cycles[part] += times * int(estimated[1]) if estimated else 0
+            for what, value in kernel_cost(i).items():
+                kernels[what] += times * value
     return Traffic(
         memory_bytes=sum(moved.values()),
         selection_bytes=moved[True],
         cycles=cycles,
+        kernel_flops=kernels['flops'],
+        kernel_bytes=kernels['bytes_accessed'],
         collectives=[Collective(*key, counts[key], sizes[key]) for key in sorted(counts)],
     )
+
+
+def kernel_cost(i: Instruction) -> dict[str, int]:
+    """'flops' and 'bytes_accessed' that a Pallas kernel states of one run; {} if it is none."""
+    cost = re.search(r'"cost_estimate":\{([^}]*)\}', i.attributes)
+    if i.opcode != 'custom-call' or cost is None:
+        return {}
+    found = dict(re.findall(r'"(flops|bytes_accessed)":"(\d+)"', cost[1]))
+    return {key: int(value) for key, value in found.items()}
 
 
 def part_of(i: Instruction) -> str:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from pgs.models.products import of_matrices
+
 # Runs of equally long sequences that lie end to end in a row of tokens: (sequences, tokens) each.
 # All operations but attention work token by token, so that sequences of different lengths share
 # their matrix products without padding.
@@ -23,7 +25,7 @@ class QueriesKeysValues(nn.Module):
     """
 
     segments: Segments
-    separate: bool  # a product for each part
+    separate: bool  # a product for each part, see TransformerSettings.for_tpu
     dtype: Any
     kernel_init: nn.initializers.Initializer
 
@@ -40,7 +42,7 @@ class QueriesKeysValues(nn.Module):
                 for segment in sequences(x, self.segments)
             ]
         # Split first: with a single rearrange to (3, ...) XLA copies the complete array.
-        qkv = jnp.split(x @ kernel + bias, 3, axis=-1)
+        qkv = jnp.split(of_matrices(x, kernel) + bias, 3, axis=-1)
         return list(zip(*(sequences(part, self.segments) for part in qkv), strict=True))
 
 

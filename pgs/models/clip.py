@@ -11,6 +11,7 @@ import numpy as np
 
 from pgs.errors import UserError
 from pgs.masking.selection import PatchSelection
+from pgs.models import tpu_attention
 from pgs.models.image_tower import ImageTower, ImageTowerSettings
 from pgs.models.text_tower import TextTower, TextTowerSettings
 from pgs.models.transformer import REMAT_POLICIES, TransformerSettings
@@ -19,6 +20,7 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # paper's recipe table, for pi
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
 MAX_LOG_SCALE = math.log(100.0)
+ATTENTIONS = ('auto', 'pallas')  # see config.model.attention
 
 
 def normalize_images(images_BxHxWx3: jax.Array | np.ndarray) -> jax.Array:
@@ -98,18 +100,21 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any, platform: str = '') 
     """The model that config.model describes.
 
     Args:
-      settings: config.model: embed_dim, image, text, remat, quick_gelu; unroll if it is not 0 and
-        text.tokens_per_pair if it is not None; its dtype is not read.
+      settings: config.model: embed_dim, image, text, remat, quick_gelu; unroll if it is not 0,
+        attention if it is not 'auto' and text.tokens_per_pair if it is not None; its dtype is not read.
       dtype: of the computation.
       platform: 'tpu' for the form of the program that a TPU trains fastest. Results differ from those
         of the other form by rounding.
 
     Raises:
-      UserError: a patch size, head count or remat policy that does not fit.
+      UserError: a patch size, head count, remat policy or attention that does not fit.
     """
     image, text = settings['image'], settings['text']
     check_settings(settings)
     on_tpu = platform == 'tpu'
+    kernel = settings.get('attention', 'auto') == 'pallas'
+    if kernel:
+        check_kernel(settings, platform)
 
     def transformer(tower: Mapping[str, Any], *, causal: bool) -> TransformerSettings:
         return TransformerSettings(
@@ -122,7 +127,8 @@ def build_model(settings: Mapping[str, Any], *, dtype: Any, platform: str = '') 
             dtype=dtype,
             remat=settings['remat'],
             unroll=settings.get('unroll', 0) or (tower['layers'] if on_tpu else 1),
-            split_qkv=on_tpu,
+            kernel=kernel,
+            for_tpu=on_tpu,
         )
 
     return CLIP(
@@ -176,3 +182,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise UserError(
             f'model.remat={settings["remat"]!r} is unknown: known are {", ".join(REMAT_POLICIES)}'
         )
+
+
+def check_kernel(settings: Mapping[str, Any], platform: str) -> None:
+    """Raises UserError where model.attention='pallas' does not run; arguments as for build_model."""
+    if platform != 'tpu':
+        raise UserError(
+            f"model.attention='pallas' is a kernel for TPUs, and this is {platform or 'no TPU'}: "
+            "take model.attention='auto'"
+        )
+    for name in ('image', 'text'):
+        tpu_attention.check(name, settings[name]['width'], settings[name]['heads'])

@@ -19,6 +19,7 @@ from pgs.masking.budget import assign_buckets, gather_patches, valid_first
 from pgs.masking.selection import PatchSelection
 from pgs.masking.similarity import pixel_patches
 from pgs.models.attention import Segments
+from pgs.models.products import dot_general_of
 from pgs.models.transformer import (
     Transformer,
     TransformerSettings,
@@ -89,7 +90,12 @@ class ImageTower(nn.Module):
         patches = patches.astype(dtype)
         init = nn.initializers.normal(patches.shape[-1] ** -0.5)
         dense = nn.Dense(
-            width, use_bias=False, dtype=dtype, kernel_init=init, name='patch_embedding'
+            width,
+            use_bias=False,
+            dtype=dtype,
+            kernel_init=init,
+            dot_general=dot_general_of(for_tpu=s.transformer.for_tpu),
+            name='patch_embedding',
         )
         x_BxLxD = dense(patches)
         class_token = normal_param(self, 'class_token', (width,), width**-0.5)

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from pgs.models import tpu_attention
 from pgs.models.attention import (
     QueriesKeysValues,
     Segments,
     attention,
     first_token_attention,
 )
+from pgs.models.products import dot_general_of
 from pgs.sharding import shard_batch
 
 # Flax's collection for values within a module; the blocks leave their CLASS_ATTENTION there for a
@@ -46,8 +48,10 @@ class TransformerSettings:
       remat: what the backward pass recomputes, a name in REMAT_POLICIES.
       unroll: blocks that the compiled program has one after the other before it loops. Parameters
         and checkpoints are the same with any number.
-      split_qkv: queries, keys and values are three products with parts of one weight, and not parts
-        of one product. A TPU's attention then takes each in the layout that its product wrote.
+      kernel: attention runs in the TPU's kernel of `tpu_attention` where no mask is given.
+      for_tpu: the products have the form that a TPU computes fastest (products.py), and queries, keys
+        and values are three products with parts of one weight, and not parts of one product: a TPU's
+        attention then takes each in the layout that its product wrote.
     """
 
     width: int
@@ -59,7 +63,8 @@ class TransformerSettings:
     dtype: Any
     remat: str
     unroll: int = 1
-    split_qkv: bool = False
+    kernel: bool = False
+    for_tpu: bool = False
 
 
 class Block(nn.Module):
@@ -79,8 +84,10 @@ class Block(nn.Module):
         x_BxTxD = shard_batch(x_BxTxD)  # so that the weights are gathered, not the activations
 
         def dense(features, std, name):
-            init = nn.initializers.normal(std)
-            return nn.Dense(features, dtype=s.dtype, kernel_init=init, name=name)
+            init, product = nn.initializers.normal(std), dot_general_of(for_tpu=s.for_tpu)
+            return nn.Dense(
+                features, dtype=s.dtype, kernel_init=init, dot_general=product, name=name
+            )
 
         # CLIP's initialisation (arXiv 2103.00020, its published code), by width and depth.
         residual_std = width**-0.5 * (2 * s.layers) ** -0.5
@@ -88,7 +95,7 @@ class Block(nn.Module):
         h = layer_norm(s.dtype, 'ln_1')(x_BxTxD)
         segments = self.segments or ((1, x_BxTxD.shape[1]),)
         init = nn.initializers.normal(width**-0.5)
-        qkv = QueriesKeysValues(segments, s.split_qkv, s.dtype, init, name='qkv')(h)
+        qkv = QueriesKeysValues(segments, s.for_tpu, s.dtype, init, name='qkv')(h)
         h = self.attend(segments, qkv, lengths, mask)
         x_BxTxD = x_BxTxD + dense(width, residual_std, 'out')(h)
 
@@ -106,12 +113,15 @@ class Block(nn.Module):
         mask: jax.Array | None,
     ) -> jax.Array:
         """Attention within each sequence, (B, T, D), from the queries, keys and values of each segment."""
-        results = []
+        s, results = self.settings, []
         for (count, _), parts, lengths_N in zip(segments, qkv, lengths, strict=True):
-            q, k, v = (rearrange(x, 'n t (h d) -> n t h d', h=self.settings.heads) for x in parts)
+            q, k, v = (rearrange(x, 'n t (h d) -> n t h d', h=s.heads) for x in parts)
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
-            out = attention(q, k, v, lengths_N, causal=self.settings.causal, mask=mask)
+            if s.kernel and mask is None:
+                out = tpu_attention.attention(q, k, v, lengths_N, causal=s.causal)
+            else:
+                out = attention(q, k, v, lengths_N, causal=s.causal, mask=mask)
             results.append(rearrange(out, '(b n) t h d -> b (n t) (h d)', n=count))
         return jnp.concatenate(results, axis=1)
 

@@ -42,6 +42,7 @@ FREE_KEYS = {
     'microbatches',
     'model.remat',
     'model.unroll',
+    'model.attention',
 }
 
 
