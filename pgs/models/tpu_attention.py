@@ -27,6 +27,9 @@ from pgs.errors import UserError
 from pgs.sharding import AXES
 
 LANES = 128  # of a register
+# Up to so many tokens XLA's attention is the faster one, by the compiler's cycles and schedules: a row of
+# logits then fills one register (docs/performance.md).
+FEW_TOKENS = 128
 HIDDEN = -1e30  # logit of a token that is not attended to; finite, so that a row of them is no NaN
 
 

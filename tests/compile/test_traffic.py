@@ -125,3 +125,15 @@ def test_a_compiled_exchange_is_found():
     found = step_traffic(text, mesh.shape)
     assert found.collectives == [Collective('all-reduce', 'all', 1, 4096)]
     assert found.memory_bytes >= 8 * 4096  # each device reads its eight rows
+
+
+def test_a_kernel_counts_by_what_it_states_as_often_as_its_loop_runs():
+    kernel = (
+        '  %k = f32[1,64]{1,0} custom-call(%row), custom_call_target="tpu_custom_call", '
+        'backend_config={"custom_call_config":{"body":"TU","cost_estimate":{"flops":"100",'
+        '"transcendentals":"9","bytes_accessed":"20","remote_bytes_transferred":"0"}}}\n'
+    )
+    text = PROGRAM.replace('REPLICAS', '{{0,1}}').replace('  %reduced', kernel + '  %reduced')
+    traffic = step_traffic(text, {'data': 2})
+    assert (traffic.kernel_flops, traffic.kernel_bytes) == (12 * 100, 12 * 20)
+    assert step_traffic(PROGRAM.replace('REPLICAS', '{{0,1}}'), {'data': 2}).kernel_flops == 0
