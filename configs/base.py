@@ -84,7 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     # Blocks that follow each other without a loop; 0: all on a TPU, 1 elsewhere
     config.model.unroll = 0
-    # 'auto' (XLA's, on a GPU cuDNN's) or 'pallas' (our kernel for TPUs, for more than 128 tokens)
+    # 'auto' (XLA's, on a GPU cuDNN's) or 'pallas' (our kernel for TPUs, where it pays)
     config.model.attention = 'auto'
     config.model.quick_gelu = (
         False  # True: x * sigmoid(1.702 x), for OpenAI's weights; False: exact GELU

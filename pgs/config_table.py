@@ -193,8 +193,8 @@ TABLE: dict[str, Key] = {
         high=1000,
     ),
     'model.attention': text(
-        "auto is XLA's, and cuDNN's on a GPU; pallas is a kernel for TPUs, for more than 128 tokens, "
-        'that nobody has run on one yet ([performance.md](performance.md#attention))',
+        "auto is XLA's, and cuDNN's on a GPU; pallas is a kernel for TPUs, where it pays, that "
+        'nobody has run on one yet ([performance.md](performance.md#attention))',
         choices=ATTENTIONS,
     ),
     'model.quick_gelu': switch("QuickGELU, for OpenAI's weights; False: exact GELU"),

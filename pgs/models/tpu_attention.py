@@ -24,12 +24,12 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 
 from pgs.errors import UserError
-from pgs.sharding import AXES
+from pgs.sharding import AXES, mesh_size
 
 LANES = 128  # of a register
-# Up to so many tokens XLA's attention is the faster one, by the compiler's cycles and schedules: a row of
-# logits then fills one register (docs/performance.md).
-FEW_TOKENS = 128
+# Bytes of float32 logits up to which XLA's attention is the faster one on a v5e, because they stay in the
+# fast memory; by the compiler's cycles and schedules (docs/performance.md).
+FEW_LOGITS = 40 * 2**20
 HIDDEN = -1e30  # logit of a token that is not attended to; finite, so that a row of them is no NaN
 
 
@@ -41,6 +41,13 @@ def check(name: str, width: int, heads: int) -> None:
             f"but model.{name}.width={width} has {heads} heads: take XLA's attention, "
             "model.attention='auto'"
         )
+
+
+def pays(q_NxTxHxD: jax.Array) -> bool:
+    """Whether the kernel is expected to be faster than XLA's attention, by the logits of a device."""
+    count, tokens, heads, _ = q_NxTxHxD.shape
+    row = -(-tokens // LANES) * LANES
+    return 4 * (count // mesh_size()) * heads * tokens * row > FEW_LOGITS
 
 
 def attention(

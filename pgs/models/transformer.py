@@ -48,8 +48,8 @@ class TransformerSettings:
       remat: what the backward pass recomputes, a name in REMAT_POLICIES.
       unroll: blocks that the compiled program has one after the other before it loops. Parameters
         and checkpoints are the same with any number.
-      kernel: attention runs in the TPU's kernel of `tpu_attention` where it is the faster one: in
-        sequences of more than FEW_TOKENS, without a mask.
+      kernel: attention runs in the TPU's kernel of `tpu_attention` where there is no mask and the
+        kernel pays.
       for_tpu: the products have the form that a TPU computes fastest (products.py), and queries, keys
         and values are three products with parts of one weight, and not parts of one product: a TPU's
         attention then takes each in the layout that its product wrote.
@@ -119,7 +119,7 @@ class Block(nn.Module):
             q, k, v = (rearrange(x, 'n t (h d) -> n t h d', h=s.heads) for x in parts)
             if self.is_mutable_collection(INTERMEDIATES):
                 self.sow(INTERMEDIATES, CLASS_ATTENTION, first_token_attention(q, k))
-            if s.kernel and mask is None and q.shape[1] > tpu_attention.FEW_TOKENS:
+            if s.kernel and mask is None and tpu_attention.pays(q):
                 out = tpu_attention.attention(q, k, v, lengths_N, causal=s.causal)
             else:
                 out = attention(q, k, v, lengths_N, causal=s.causal, mask=mask)

@@ -102,6 +102,18 @@ def test_every_generation_of_tpu_compiles_it(topology, lengths):
     assert 'all-gather' not in text
 
 
+@pytest.mark.parametrize(
+    ('images', 'tokens', 'expected'), [(64, 99, False), (32, 138, True), (128, 99, True)]
+)
+def test_it_is_used_where_the_logits_of_a_device_are_large(images, tokens, expected):
+    def queries(count):
+        return jax.ShapeDtypeStruct((count, tokens, 12, 64), jnp.bfloat16)
+
+    assert tpu_attention.pays(queries(images)) == expected
+    with jax.set_mesh(sharding.make_mesh({'data': -1}, 8)):
+        assert tpu_attention.pays(queries(8 * images)) == expected
+
+
 def settings(**changes):
     """Of a model whose heads fill registers."""
     config = base.get_config().model.to_dict()
@@ -113,7 +125,7 @@ def settings(**changes):
 def test_a_model_has_the_same_embeddings_and_gradients_with_it(monkeypatch):
     """PGS with several ratios in a budget: the long images have lengths."""
     monkeypatch.setattr(tpu_attention, 'attention', interpreted)
-    monkeypatch.setattr(tpu_attention, 'FEW_TOKENS', 8)  # of a caption there are 7
+    monkeypatch.setattr(tpu_attention, 'FEW_LOGITS', 0)
     masking = base.get_config().masking
     masking.update(min_ratio=0.3, max_ratio=0.5)
     strategy = configured(masking, 8)
@@ -136,7 +148,7 @@ def test_a_model_has_the_same_embeddings_and_gradients_with_it(monkeypatch):
         str(jax.make_jaxpr(loss, static_argnums=1)(params, m)) for m in models
     )
     assert 'pallas_call' not in plain_program
-    assert with_kernel.count('pallas_call') == 2  # short and long images
+    assert with_kernel.count('pallas_call') == 3  # short and long images, captions
     (a, a_grads), (b, b_grads) = (jax.value_and_grad(loss)(params, m) for m in models)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     jax.tree.map(
