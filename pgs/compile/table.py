@@ -30,7 +30,8 @@ TIMES = (
         (f'  {part}', lambda r, part=part: milliseconds(r['part_seconds'][part]))
         for part in (*PARTS, REST)
     ),
-    ("kernels' roofline", lambda r: milliseconds(r['kernel_seconds'])),
+)
+RESULTS = (
     ('estimate a step', lambda r: milliseconds(r['estimated_seconds'])),
     ('pairs/s', lambda r: f'{r["pairs_per_second"]:.0f}'),
     ('days, 32 epochs', lambda r: f'{r["paper_days"]:.2f}'),
@@ -58,6 +59,9 @@ def table(reports: list[Report], baseline: int = 0) -> str:
     for kind, axis in sorted({(c['kind'], c['axis']) for r in reports for c in r['collectives']}):
         rows.append((f'{kind} over {axis}', [collective_cell(r, kind, axis) for r in reports]))
     rows += [(label, [cell(r) for r in reports]) for label, cell in TIMES]
+    if any(r['kernel_seconds'] for r in reports):
+        rows.append(("kernels' roofline", [milliseconds(r['kernel_seconds']) for r in reports]))
+    rows += [(label, [cell(r) for r in reports]) for label, cell in RESULTS]
     if len(reports) > 1:
         base = reports[baseline]
         for label, key in RATIOS:
