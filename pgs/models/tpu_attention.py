@@ -1,7 +1,7 @@
 """Attention in one Pallas kernel for a TPU: an image's whole sequence lies in the chip's fast memory.
 
-XLA writes the weights of all heads to the chip's main memory between the two products, and lays
-queries and keys out again for them. Here a program reads the tokens of one image as the layers wrote
+Where the weights of all heads do not fit the fast memory, XLA writes them to the main memory between the
+two products, and lays queries and keys out again for them. Here a program reads the tokens of one image as the layers wrote
 them, and only the result goes back; the backward pass computes the weights again, as flash attention
 does (Dao et al., arXiv 2205.14135). Its blocks and its running maximum are not needed: some hundred
 tokens of one head take less than a megabyte.
@@ -37,15 +37,20 @@ def check(name: str, width: int, heads: int) -> None:
     """Raises UserError for a tower, 'image' or 'text', whose heads do not fill registers."""
     if width % LANES or LANES % (width // heads):
         raise UserError(
-            f"model.attention='pallas' takes heads of 32, 64 or 128 and a width that {LANES} divides, "
+            f"model.attention='pallas' takes heads whose width divides {LANES}, and {LANES} the tower's, "
             f"but model.{name}.width={width} has {heads} heads: take XLA's attention, "
             "model.attention='auto'"
         )
 
 
 def pays(q_NxTxHxD: jax.Array) -> bool:
-    """Whether the kernel is expected to be faster than XLA's attention, by the logits of a device."""
+    """Whether the kernel is expected to be faster than XLA's attention, by the logits of a device.
+
+    Never where the devices do not divide the sequences, as in the last batch of an evaluation.
+    """
     count, tokens, heads, _ = q_NxTxHxD.shape
+    if count % mesh_size():
+        return False
     row = -(-tokens // LANES) * LANES
     return 4 * (count // mesh_size()) * heads * tokens * row > FEW_LOGITS
 

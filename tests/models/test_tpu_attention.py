@@ -112,6 +112,7 @@ def test_it_is_used_where_the_logits_of_a_device_are_large(images, tokens, expec
     assert tpu_attention.pays(queries(images)) == expected
     with jax.set_mesh(sharding.make_mesh({'data': -1}, 8)):
         assert tpu_attention.pays(queries(8 * images)) == expected
+        assert not tpu_attention.pays(queries(8 * images + 1))
 
 
 def settings(**changes):
