@@ -35,6 +35,7 @@ from jax.sharding import PartitionSpec
 from benchmarks import common
 from benchmarks.plots import Panels
 from pgs import sharding
+from pgs.compile.aot import NOT_KEPT, jax_settings
 from pgs.compile.topology import chip_of, devices_of
 from pgs.compile.traffic import step_traffic
 from pgs.models import attention, tpu_attention
@@ -127,7 +128,7 @@ def measure(name: str, tokens: int, images: int, topology: str, dumps: Path) -> 
         result, backward = jax.vjp(attend, q, k, v)
         return result, *backward(gradient)
 
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), jax_settings(NOT_KEPT):
         text = jax.jit(forward_and_backward).lower(*[like] * 4).compile().as_text()
     kernels = re.findall(r'%(\S+) = .*custom_call_target="tpu_custom_call"', text)
     lines = {kernel: schedule_lines(dumps, kernel) for kernel in kernels}

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import base
 from pgs import sharding
+from pgs.compile.aot import NOT_KEPT, jax_settings
 from pgs.compile.flops import flops_of
 from pgs.compile.topology import devices_of
 from pgs.errors import UserError
@@ -96,7 +97,7 @@ def test_every_generation_of_tpu_compiles_it(topology, lengths):
     arrays = [jax.ShapeDtypeStruct((4, 99, WIDTH), jnp.bfloat16, sharding=rows)] * 4
     of_each = jax.ShapeDtypeStruct((4,), jnp.int32, sharding=rows) if lengths else None
     attend = functools.partial(results, tpu_attention.attention, heads=2)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), jax_settings(NOT_KEPT):
         text = jax.jit(attend).lower(arrays, of_each).compile().as_text()
     assert text.count('custom_call_target="tpu_custom_call"') == 2
     assert 'all-gather' not in text
