@@ -1,6 +1,6 @@
 """The schedule of a kernel as the compiler writes it down."""
 
-from benchmarks import tpu_attention
+from programs import load_benchmark
 
 SCHEDULE = """Schedule analysis:
 	total scheduled bundles:    1413
@@ -16,4 +16,5 @@ def test_the_lines_of_a_kernel_are_those_of_its_final_schedule(tmp_path):
         ('13-copy.1-65-schedule-analysis_final_bundles.txt', SCHEDULE.replace('1413', '7')),
     ):
         (tmp_path / name).write_text(text)
-    assert tpu_attention.schedule_lines(tmp_path, 'forward_attention.1') == 1413
+    schedule_lines = load_benchmark('tpu_attention').schedule_lines
+    assert schedule_lines(tmp_path, 'forward_attention.1') == 1413
