@@ -77,18 +77,16 @@ def attention(
     heads = q_NxTxHxD.shape[2]
     # The heads side by side, as the layers wrote them: no copy.
     qkv = (rearrange(x, 'n t h d -> n t (h d)') for x in (q_NxTxHxD, k_NxTxHxD, v_NxTxHxD))
-    attend = functools.partial(attend_local, heads=heads, causal=causal, interpret=interpret)
+
+    def attend(q, k, v, lengths):
+        return _attend(q, k, v, lengths, heads, causal, interpret)
+
     if not jax.sharding.get_abstract_mesh().empty:
         # XLA cannot divide a kernel by itself: it would gather the whole batch on each device.
         spec = PartitionSpec(AXES)
         attend = jax.shard_map(attend, in_specs=spec, out_specs=spec, check_vma=False)
-    out = attend(*qkv, *(() if lengths_N is None else (lengths_N,)))
+    out = attend(*qkv, lengths_N)
     return rearrange(out, 'n t (h d) -> n t h d', h=heads)
-
-
-def attend_local(q, k, v, lengths=None, *, heads, causal, interpret):
-    """`attention` on one device, (N, T, W) each."""
-    return _attend(q, k, v, lengths, heads, causal, interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
