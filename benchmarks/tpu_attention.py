@@ -9,7 +9,7 @@ alone. No TPU is needed and nothing runs, so that all times are estimates:
   a model a part of it, changes of layout, may be joined with the operations around.
 - kernels: the compiler estimates no cycles of a kernel, but it writes down its schedule. Each line
   takes a cycle, unless the chip waits for memory, which the schedule does not show.
-- floor: matrix products at peak, or 4 arrays read and 1 written forward and 4 and 3 backward at the
+- floor: matrix products at peak, or 3 arrays read and 1 written forward and 4 and 3 backward at the
   full bandwidth of the main memory, whichever takes longer.
 
 Flash and splash attention take numbers of tokens that 128 divides, so that the others are padded.
