@@ -76,7 +76,7 @@ def attention(
     """
     heads = q_NxTxHxD.shape[2]
     # The heads side by side, as the layers wrote them: no copy.
-    qkv = (rearrange(x, 'n t h d -> n t (h d)') for x in (q_NxTxHxD, k_NxTxHxD, v_NxTxHxD))
+    q, k, v = (rearrange(x, 'n t h d -> n t (h d)') for x in (q_NxTxHxD, k_NxTxHxD, v_NxTxHxD))
 
     def attend(q, k, v, lengths):
         return _attend(q, k, v, lengths, heads, causal, interpret)
@@ -85,7 +85,7 @@ def attention(
         # XLA cannot divide a kernel by itself: it would gather the whole batch on each device.
         spec = PartitionSpec(AXES)
         attend = jax.shard_map(attend, in_specs=spec, out_specs=spec, check_vma=False)
-    out = attend(*qkv, lengths_N)
+    out = attend(q, k, v, lengths_N)
     return rearrange(out, 'n t (h d) -> n t h d', h=heads)
 
 
