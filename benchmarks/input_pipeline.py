@@ -1,11 +1,12 @@
 """Images per second of the training pipeline, beside decoding only and beside open_clip's loader.
 
-  python -m benchmarks.input_pipeline [--images=2000] [--rounds=5] [--open_clip_python=PYTHON]
+  python -m benchmarks.input_pipeline [--images=2000] [--rounds=5] [--width=480] [--open_clip_python=PYTHON]
 
-Makes tar shards of 480 x 360 JPEGs from photographs, prepares them, and then measures in turns:
+Makes tar shards of JPEGs from photographs, 480 x 360 or as wide as --width says, prepares them, and then measures in turns:
 decoding in TensorFlow without anything else (the upper limit), this pipeline (shuffled read, crop,
 antialiased bicubic resize to 224, tokens), and, with a Python that has open_clip_torch, its
-webdataset loader with two workers on the same tars. benchmarks.prepare measures preparing.
+webdataset loader with two workers on the same tars. With images of 1,000 pixels and more the pipeline
+also runs with config.data.scaled_decode. benchmarks.prepare measures preparing.
 """
 
 import itertools
@@ -21,13 +22,15 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import common
-from benchmarks.photo_tars import SIZE, make_tars
+from benchmarks.photo_tars import WIDTH as SMALL
+from benchmarks.photo_tars import make_tars
 from input_pipeline import pipeline, preparation, sources
 from pgs.errors import UserError
 from pgs.utils import cli
 
 IMAGES = flags.DEFINE_integer('images', 2000, 'Images in the shards.', lower_bound=100)
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds of all measurements.', lower_bound=1)
+WIDTH = flags.DEFINE_integer('width', SMALL, 'Of the images, pixels.', lower_bound=64)
 OPEN_CLIP_PYTHON = flags.DEFINE_string(
     'open_clip_python',
     None,
@@ -36,6 +39,7 @@ OPEN_CLIP_PYTHON = flags.DEFINE_string(
 OUT = flags.DEFINE_string('out', 'runs/benchmarks/input_pipeline.json', 'Path of the results.')
 
 BATCH = 100
+LARGE = 1000  # pixels of width from which on a crop is more than three times as high as a view
 
 # Runs with the other Python: images per second of open_clip's own loader in one pass of the tars.
 OPEN_CLIP_LOADER = """
@@ -76,8 +80,8 @@ def decode_only(encoded: list[bytes]) -> float:
     return rate(dataset.batch(BATCH).as_numpy_iterator(), BATCH)
 
 
-def our_pipeline(source: sources.Records, count: int) -> float:
-    """Images per second of the training pipeline."""
+def our_pipeline(source: sources.Records, count: int, *, scaled: bool = False) -> float:
+    """Images per second of the training pipeline, with config.data.scaled_decode or without."""
     batches = pipeline.train_batches(
         [(source, 1.0)],
         seed=0,
@@ -87,6 +91,7 @@ def our_pipeline(source: sources.Records, count: int) -> float:
         image_size=224,
         context_length=77,
         crop_scale=(0.9, 1.0),
+        scaled_decode=scaled,
     )
     return rate(batches, BATCH)
 
@@ -100,18 +105,21 @@ def open_clip_loader(python: str, pattern: str, count: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float]]:
+def measure(
+    count: int, rounds: int, python: str | None, width: int = SMALL
+) -> dict[str, list[float]]:
     """Images per second of each measurement in each round.
 
     Args:
       count: number of images.
       rounds: number of rounds, in which the measurements take turns.
       python: has open_clip_torch; None: open_clip is not measured.
+      width: of the images, pixels.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        print(f'Making {count} images of {SIZE[0]} x {SIZE[1]}', flush=True)
-        pattern = make_tars(folder, count)
+        print(f'Making {count} images of {width} x {width * 3 // 4}', flush=True)
+        pattern = make_tars(folder, count, width=width)
         preparation.prepare(pattern, str(folder / 'out'), workers=2)
         source = sources.open_folder(folder / 'out')
         encoded = [source[i]['image'] for i in range(len(source))]
@@ -120,6 +128,8 @@ def measure(count: int, rounds: int, python: str | None) -> dict[str, list[float
             'decode_alone': lambda: decode_only(encoded),
             'pipeline': lambda: our_pipeline(source, count),
         }
+        if width >= LARGE:
+            measurements['pipeline_scaled'] = lambda: our_pipeline(source, count, scaled=True)
         if python:
             measurements['open_clip'] = lambda: open_clip_loader(python, pattern, count)
         rates: dict[str, list[float]] = {name: [] for name in measurements}
@@ -134,19 +144,21 @@ def ratios_of(rates: dict[str, list[float]]) -> dict[str, Any]:
     """Ratios of measurements, round by round: median, smallest and largest."""
     pairs = [
         ('pipeline', 'decode_alone'),
+        ('pipeline_scaled', 'decode_alone'),
+        ('pipeline_scaled', 'pipeline'),
         ('pipeline', 'open_clip'),
     ]
     return {
         f'{name} / {other}': common.ratio(rates[name], rates[other])
         for name, other in pairs
-        if other in rates
+        if name in rates and other in rates
     }
 
 
 def main(argv: list[str]) -> None:
     del argv
     count = IMAGES.value // BATCH * BATCH
-    rates = measure(count, ROUNDS.value, OPEN_CLIP_PYTHON.value)
+    rates = measure(count, ROUNDS.value, OPEN_CLIP_PYTHON.value, WIDTH.value)
     spreads, ratios = {name: common.spread(r) for name, r in rates.items()}, ratios_of(rates)
     print()
     for name, values in itertools.chain(spreads.items(), ratios.items()):

@@ -10,12 +10,17 @@ from PIL import Image
 
 from pgs.masking.object_retention import PHOTOGRAPHS
 
-SIZE = (480, 360)
+WIDTH = 480
 SHARDS = 4
 
 
-def make_tars(folder: Path, count: int, shards: int = SHARDS) -> str:
-    """Writes tars of random 480 x 360 crops of photographs; returns their pattern."""
+def make_tars(folder: Path, count: int, shards: int = SHARDS, width: int = WIDTH) -> str:
+    """Writes tars of random crops of photographs, three quarters as high as wide.
+
+    Returns:
+      Their pattern.
+    """
+    size = (width, width * 3 // 4)
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS]
     for shard in range(shards):
@@ -26,7 +31,7 @@ def make_tars(folder: Path, count: int, shards: int = SHARDS) -> str:
                 w = min(photo.width, photo.height * 4 / 3) * scale
                 h = w * 3 / 4
                 left, top = rng.uniform(0, photo.width - w), rng.uniform(0, photo.height - h)
-                view = photo.resize(SIZE, Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+                view = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + w, top + h))
                 buffer = io.BytesIO()
                 view.save(buffer, 'JPEG', quality=90)
                 files = (('jpg', buffer.getvalue()), ('txt', f'a photograph, number {i}'.encode()))

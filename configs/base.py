@@ -74,6 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
         0.9,
         1.0,
     )  # area of the random resized crop, as a fraction of the image
+    config.data.scaled_decode = False  # True: decode large JPEGs at 1/2 or 1/4 of their size
 
     # --- Model ---
     config.model = ml_collections.ConfigDict()

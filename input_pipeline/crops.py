@@ -3,6 +3,8 @@
 Shape letters: B images, A attempts of a crop, U uniform numbers of an image, H height, W width.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +14,8 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop, which the 
 ATTEMPTS = 10
 # Decoding as in Pillow; TensorFlow's default differs from it by one level in some pixels.
 DCT = 'INTEGER_ACCURATE'
+SCALES = (2, 4)  # a JPEG can be decoded at 1/2 or 1/4 of its size
+SPARE = 1.5  # with it the views stay within 1.5 of 255 of Pillow's, on the mean (docs/data.md)
 DRAWS = 2 * ATTEMPTS + 2  # uniform numbers of one crop: areas, aspect ratios, place
 
 
@@ -61,7 +65,9 @@ def crop_boxes(
     return np.concatenate([place, box], axis=1).astype(np.int32)
 
 
-def cropped(encoded_B: tf.Tensor, boxes_Bx4: tf.Tensor, *, image_size: int) -> tf.Tensor:
+def cropped(
+    encoded_B: tf.Tensor, boxes_Bx4: tf.Tensor, *, image_size: int, scaled: bool = False
+) -> tf.Tensor:
     """Training views: the boxes of encoded images, resized.
 
     A JPEG is decoded inside its box only. B must be known when the graph is built.
@@ -70,28 +76,78 @@ def cropped(encoded_B: tf.Tensor, boxes_Bx4: tf.Tensor, *, image_size: int) -> t
       encoded_B: JPEG, PNG, BMP or GIF bytes.
       boxes_Bx4: int32, see `crop_boxes`.
       image_size: pixels of the result.
+      scaled: decode a JPEG whose box is much larger than the result at 1/2 or 1/4 of its size, see
+        `scaled_pixels`.
 
     Returns:
       uint8 (B, image_size, image_size, 3).
     """
+    samples = list(zip(tf.unstack(encoded_B), tf.unstack(boxes_Bx4), strict=True))
+    count = len(samples)
+    if scaled:
+        parts = [scaled_pixels(*sample, image_size) for sample in samples]
+        decoded, boxes = [pixels for pixels, _ in parts], [box for _, box in parts]
+    else:
+        decoded, boxes = [box_pixels(*sample) for sample in samples], []
 
-    def decode_box(encoded, box):
-        def from_other():
-            top, left, height, width = tf.unstack(box)
-            return decode(encoded)[top : top + height, left : left + width]
-
-        return tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT),
-            from_other,
+    def resize_all(*arrays):
+        boxes = arrays[count:] or [None] * count
+        return np.stack(
+            [
+                resize_array(image, image_size, image_size, box)
+                for image, box in zip(arrays[:count], boxes, strict=True)
+            ]
         )
 
-    def resize_all(*decoded):
-        return np.stack([resize_array(image, image_size, image_size) for image in decoded])
+    views = tf.numpy_function(resize_all, [*decoded, *boxes], tf.uint8, stateful=False)
+    return tf.ensure_shape(views, [count, image_size, image_size, 3])
 
-    decoded = [
-        decode_box(encoded, box)
-        for encoded, box in zip(tf.unstack(encoded_B), tf.unstack(boxes_Bx4), strict=True)
-    ]
-    views = tf.numpy_function(resize_all, decoded, tf.uint8, stateful=False)
-    return tf.ensure_shape(views, [len(decoded), image_size, image_size, 3])
+
+def box_pixels(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """The pixels of a box (int32: top, left, height, width) of an encoded image, uint8 (H, W, 3)."""
+
+    def from_other():
+        top, left, height, width = tf.unstack(box)
+        return decode(encoded)[top : top + height, left : left + width]
+
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT),
+        from_other,
+    )
+
+
+def scaled_pixels(
+    encoded: tf.Tensor, box: tf.Tensor, image_size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pixels of a box of an encoded image, of a JPEG possibly at a part of its size.
+
+    A JPEG's blocks of 8 x 8 pixels can be decoded to 4 x 4 or 2 x 2, which takes less time. It is
+    done where the box at that size is still SPARE times as long as the result on both sides.
+
+    Args:
+      encoded: JPEG, PNG, BMP or GIF bytes.
+      box: int32 (4,): top, left, height, width.
+      image_size: pixels of the result that the box will be resized to.
+
+    Returns:
+      (uint8 (H, W, 3), float64 (4,): the box in these pixels, parts of a pixel included).
+    """
+
+    def whole():
+        return box_pixels(encoded, box), tf.cast(box, tf.float64) * [0, 0, 1, 1]
+
+    def part(scale: int):
+        start, end = box[:2] // scale, -(-(box[:2] + box[2:]) // scale)
+        around = tf.concat([start, end - start], 0)
+        pixels = tf.image.decode_and_crop_jpeg(
+            encoded, around, channels=3, dct_method=DCT, ratio=scale
+        )
+        return pixels, tf.cast(box, tf.float64) / scale - tf.cast(
+            tf.concat([start, [0, 0]], 0), tf.float64
+        )
+
+    side = tf.cast(tf.reduce_min(box[2:]), tf.float64)
+    fitting = (side >= SPARE * image_size * np.array(SCALES)) & tf.io.is_jpeg(encoded)
+    number = tf.reduce_sum(tf.cast(fitting, tf.int32))
+    return tf.switch_case(number, [whole, *(functools.partial(part, s) for s in SCALES)])

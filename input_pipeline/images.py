@@ -7,6 +7,7 @@ import io
 import struct
 import threading
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,12 @@ def note_pillow() -> None:
         print('note: cykooz-resizer is not installed: Pillow resizes, five times as slowly')
 
 
-def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_array(
+    image_HxWx3: np.ndarray,
+    height: int,
+    width: int,
+    box: Sequence[float] | np.ndarray | None = None,
+) -> np.ndarray:
     """Bicubic resize with antialiasing, as in Pillow.
 
     The library's kernels use the processor's vector instructions and release Python's lock:
@@ -69,6 +75,7 @@ def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray
     Args:
       image_HxWx3: uint8.
       height, width: of the result, pixels.
+      box: top, left, height and width of the part to resize, parts of a pixel included; None: all.
 
     Returns:
       uint8 (height, width, 3).
@@ -76,13 +83,23 @@ def resize_array(image_HxWx3: np.ndarray, height: int, width: int) -> np.ndarray
     if cykooz_resizer is None:
         note_pillow()
         image = Image.fromarray(image_HxWx3)
-        return np.asarray(image.resize((int(width), int(height)), Image.Resampling.BICUBIC))
+        corners = None
+        if box is not None:
+            top, left, box_height, box_width = box
+            corners = left, top, left + box_width, top + box_height
+        size = int(width), int(height)
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC, corners))
     pixel_type = cykooz_resizer.PixelType.U8x3
     source = cykooz_resizer.ImageData(
         image_HxWx3.shape[1], image_HxWx3.shape[0], pixel_type, image_HxWx3.tobytes()
     )
     target = cykooz_resizer.ImageData(int(width), int(height), pixel_type)
-    cykooz_resizer.Resizer().resize(source, target, BICUBIC)
+    options = BICUBIC
+    if box is not None:
+        top, left, box_height, box_width = box
+        options = options.copy()
+        options.crop_box = cykooz_resizer.CropBox(left, top, box_width, box_height)
+    cykooz_resizer.Resizer().resize(source, target, options)
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, 3)
 
 

@@ -106,6 +106,7 @@ def train_batches(
     image_size: int,
     context_length: int,
     crop_scale: tuple[float, float],
+    scaled_decode: bool = False,
     mask_text: TextMask = text_masking.truncate,
     rows: np.ndarray | None = None,
     order: Callable[[int], np.ndarray] | None = None,
@@ -123,6 +124,7 @@ def train_batches(
       image_size: pixels.
       context_length: T, tokens of a caption.
       crop_scale: smallest and largest area of the random resized crop, as shares of the image.
+      scaled_decode: see `crops.cropped`.
       mask_text: shortens captions to the context length, see `text_masking`.
       rows: rows of the global batch that this host reads, ascending; None: all.
       order: step -> int64 (b,), indices of this host's rows into the concatenated sources; None: a
@@ -181,12 +183,19 @@ def train_batches(
 
     dataset = tf.data.Dataset.range(start_step, total_steps)
     dataset = dataset.map(plan, num_parallel_calls=2, deterministic=True).unbatch()
-    dataset = views(dataset, local, image_size=image_size, context_length=context_length)
+    dataset = views(
+        dataset, local, image_size=image_size, context_length=context_length, scaled=scaled_decode
+    )
     return with_failures(dataset.as_numpy_iterator(), reader)
 
 
 def views(
-    groups: tf.data.Dataset, rows: int, *, image_size: int, context_length: int
+    groups: tf.data.Dataset,
+    rows: int,
+    *,
+    image_size: int,
+    context_length: int,
+    scaled: bool = False,
 ) -> tf.data.Dataset:
     """Decodes, crops and resizes groups of samples, and joins them into batches.
 
@@ -195,10 +204,13 @@ def views(
       rows: b, samples of a batch on this host.
       image_size: pixels.
       context_length: T.
+      scaled: see `crops.cropped`.
     """
 
     def view(samples):
-        pixels = crops.cropped(samples['encoded'], samples['boxes'], image_size=image_size)
+        pixels = crops.cropped(
+            samples['encoded'], samples['boxes'], image_size=image_size, scaled=scaled
+        )
         return {'images': pixels, 'tokens': samples['tokens']}
 
     def joined(batch):

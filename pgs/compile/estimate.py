@@ -55,7 +55,7 @@ def estimate(report: dict[str, Any], traffic: Traffic, mesh: Mesh, chip: Chip) -
 def wire_seconds(traffic: Traffic, mesh: Mesh, chip: Chip) -> float:
     """Seconds of all collectives of a step, as rings at full speed.
 
-    A ring of n devices sends (n - 1) / n of the result; an all-reduce does so twice.
+    A ring of n devices sends (n - 1) / n of a collective's bytes; an all-reduce does so twice.
     """
     seconds = 0.0
     for c in traffic.collectives:

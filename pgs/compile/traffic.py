@@ -15,6 +15,8 @@ import numpy as np
 
 from pgs.compile.hlo import ARRAY, Computation, Computations, Instruction, count_runs, parse, size
 
+# How a TPU's compiler names a reduce-scatter: a fusion of an all-reduce and slices of its results.
+SUMMED_AND_SLICED = 'all-reduce-scatter'
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 # fmt: off
 # Instructions that move no data themselves.
@@ -43,7 +45,7 @@ class Collective:
     kind: str
     axis: str  # 'data', 'fsdp', 'all' or the number of devices in a group
     count: int
-    bytes: int  # of the results on each device
+    bytes: int  # on each device, of the results; of what a reduce-scatter adds up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +75,11 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
     counts: dict[tuple[str, str], int] = defaultdict(int)  # by kind and axis of a collective
     sizes: dict[tuple[str, str], int] = defaultdict(int)
     for name, times, i in distinct([*runs.items(), *fused.items()], computations):
-        kind = collective_kind(i)
+        kind = collective_kind(i, name)
         if kind:
             key = kind, mesh_axis(i.attributes, mesh)
             counts[key] += times
-            sizes[key] += times * result_bytes(i)
+            sizes[key] += times * exchanged_bytes(i, computations[name])
         if name in runs:
             part = part_of(i)
             estimated = re.search(r'"estimated_cycles":"(\d+)"', i.attributes)
@@ -126,23 +128,33 @@ def distinct(
     for name, times in runs:
         for i in computations[name].values():
             channel = re.search(r'channel_id=(\d+)', i.attributes)
-            if collective_kind(i) and channel:
+            # Those that a TPU's compiler fuses with a slice of their sum share a channel.
+            if collective_kind(i) and channel and not name.startswith(SUMMED_AND_SLICED):
                 if channel[1] in channels:
                     continue
                 channels.add(channel[1])
             yield name, times, i
 
 
-def collective_kind(i: Instruction) -> str:
-    """'all-reduce' and so on; '' if the instruction is no collective."""
+def collective_kind(i: Instruction, computation: str = '') -> str:
+    """'all-reduce' and so on; '' if the instruction is no collective.
+
+    Args:
+      i: the instruction.
+      computation: name of the one that it is in.
+    """
     kind = i.opcode.removesuffix('-start')
+    if kind == 'all-reduce' and computation.startswith(SUMMED_AND_SLICED):
+        return 'reduce-scatter'
     return kind if kind in COLLECTIVES else ''
 
 
-def result_bytes(i: Instruction) -> int:
-    """Bytes of a collective's result; the shape of an asynchronous one has its operand as well."""
+def exchanged_bytes(i: Instruction, body: Computation) -> int:
+    """Bytes of a collective in `body`: of its result, or of what a reduce-scatter adds up."""
+    if i.opcode == 'reduce-scatter':
+        return sum(size(body[name].shape, main_memory=False) for name in i.operands())
     total = size(i.shape, main_memory=False)
-    return total // 2 if i.opcode.endswith('-start') else total
+    return total // 2 if i.opcode.endswith('-start') else total  # with its operand, then
 
 
 def moved_bytes(i: Instruction, body: Computation, computations: Computations) -> int:

@@ -75,6 +75,7 @@ def calibrate(calibration: Calibration, config: ConfigDict, data: Data) -> dict[
         image_size=config.model.image.image_size,
         context_length=config.model.text.context_length,
         crop_scale=config.data.crop_scale,
+        scaled_decode=config.data.scaled_decode,
         rows=np.arange(rows),
     )
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), STREAM), count)

@@ -112,6 +112,7 @@ def training_batches(
                     image_size=config.model.image.image_size,
                     context_length=length,
                     crop_scale=config.data.crop_scale,
+                    scaled_decode=config.data.scaled_decode,
                     mask_text=mask_text,
                     rows=rows,
                     order=order,

@@ -137,3 +137,32 @@ def test_a_kernel_counts_by_what_it_states_as_often_as_its_loop_runs():
     traffic = step_traffic(text, {'data': 2})
     assert (traffic.kernel_flops, traffic.kernel_bytes) == (12 * 100, 12 * 20)
     assert step_traffic(PROGRAM.replace('REPLICAS', '{{0,1}}'), {'data': 2}).kernel_flops == 0
+
+
+def test_sums_that_a_tpu_fuses_with_their_slices_are_reduce_scatters():
+    """They share one channel, and each counts; what they add up is exchanged once, not twice."""
+    fused = """%all-reduce-scatter.N (x: f32[12,64]) -> f32[3,64] {
+  %x = f32[12,64]{1,0} parameter(0)
+  %sum.N = f32[12,64]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  %place = s32[] constant(0)
+  ROOT %mine.N = f32[3,64]{1,0} dynamic-slice(%sum.N, %place, %place), dynamic_slice_sizes={3,64}
+}
+
+"""
+    calls = ''.join(
+        f'  %s{n} = f32[3,64] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.{n}\n'
+        for n in (1, 2)
+    )
+    parts = ''.join(fused.replace('.N', f'.{n}') for n in (1, 2))
+    text = program().replace('ENTRY', parts + 'ENTRY').replace('  %near', calls + '  %near')
+    rows = Collective('all-reduce', 'data', 12, 12 * ROW)
+    sums = Collective('reduce-scatter', 'data', 2, 2 * ALL)
+    assert step_traffic(text, {'data': 4}).collectives == [rows, sums]
+
+
+def test_a_reduce_scatter_counts_what_it_adds_up():
+    text = program().replace(
+        'f32[1,64]{1,0} all-reduce(%row)', 'f32[1,16]{1,0} reduce-scatter(%row)'
+    )
+    expected = [Collective('reduce-scatter', 'data', 12, 12 * ROW)]
+    assert step_traffic(text, {'data': 4}).collectives == expected

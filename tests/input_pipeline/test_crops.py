@@ -1,13 +1,14 @@
 """Training views against Pillow and torchvision's rules."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from input_pipeline import crops
+from input_pipeline import crops, images
 
 
 def encode(array, kind='PNG'):
@@ -89,3 +90,45 @@ def test_any_png_becomes_rgb(mode):
     buffer = io.BytesIO()
     image.save(buffer, 'PNG')
     assert crops.decode(buffer.getvalue()).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize('resizer', ['cykooz', 'Pillow'])
+def test_a_scaled_decode_stays_near_pils_resize(resizer, monkeypatch):
+    """Within 1.5 of 255 on the mean, as any training view; other formats and small boxes as before."""
+    if resizer == 'Pillow':
+        monkeypatch.setattr(images, 'cykooz_resizer', None)
+    for number, (photo, size) in enumerate(
+        itertools.product(
+            (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.immunohistochemistry()),
+            (75, 110, 175),
+        )
+    ):
+        box = crops.crop_boxes([photo.shape[:2]], draws(number)[None], (0.9, 1.0))[0]
+        top, left, h, w = box.tolist()
+        corners = (left, top, left + w, top + h)
+        for kind in ('JPEG', 'PNG'):
+            encoded = encode(photo, kind)
+            whole, scaled = (
+                crops.cropped([encoded], [box], image_size=size, scaled=scaled).numpy()[0]
+                for scaled in (False, True)
+            )
+            crop = Image.open(io.BytesIO(encoded)).convert('RGB').crop(corners)
+            theirs = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
+            assert np.abs(scaled.astype(int) - theirs).mean() < 1.5
+            is_scaled = (
+                kind == 'JPEG' and size < 150
+            )  # 512 pixels are 3.4 times 150, of which the crop leaves less than 3
+            assert (whole == scaled).all() == (not is_scaled)
+
+
+def test_the_box_of_a_scaled_decode_is_where_it_was():
+    """In a ramp a view's value is its place: half a pixel of the photograph is 0.1 of 255 here."""
+    ramp = np.linspace(0, 255, 1203)[None, :, None] * np.ones((1001, 1, 3))
+    encoded = encode(np.rint(ramp).astype(np.uint8), 'JPEG')
+    boxes = [[13, 101, 907, 983], [94, 7, 901, 1011], [0, 0, 1001, 1203]]
+    views = crops.cropped([encoded] * 3, boxes, image_size=64, scaled=True).numpy().astype(float)
+    for view, (_, left, _, width) in zip(views, boxes, strict=True):
+        centres = left + (np.arange(64) + 0.5) * width / 64 - 0.5
+        error = view.mean(axis=(0, 2)) - centres * 255 / 1202
+        assert np.abs(error[2:-2]).max() < 1.0
+        assert abs(error[2:-2].mean()) < 0.1
