@@ -27,7 +27,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 # The least effort: it compiles in a quarter of the time, and the properties tested here stay.
 FAST = {'jax_optimization_level': 'O0', 'jax_memory_fitting_level': 'O0'}
-SMALL = {'batch_size': 128, 'model.image.layers': 2, 'model.text.layers': 2}  # of ViT-B/16
+SMALL = {'batch_size': 128, 'model.image.layers': 1, 'model.text.layers': 1}  # of ViT-B/16
 
 
 def small(config, **changes):
@@ -37,7 +37,7 @@ def small(config, **changes):
 
 @pytest.fixture(scope='module')
 def reports():
-    """Full width and tokens, two layers, on the smallest slice: compiled once for all tests."""
+    """Full width and tokens, one layer, on the smallest slice: compiled once for all tests."""
     configs = {
         'none': vitb16_clip.get_config(),
         'pgs-0.5': vitb16_pgs.get_config('0.5'),
@@ -154,7 +154,7 @@ def test_labels_give_the_masked_fraction():
 @needs_libtpu
 @pytest.mark.slow
 def test_costs_of_the_compiled_steps(reports):
-    """Two layers of twelve, so the ratios differ from those of the complete model."""
+    """One layer of twelve, so the ratios differ from those of the complete model."""
     none, half, content = (reports[n] for n in ('none', 'pgs-0.5', 'pgs-0.3'))
     assert half['flops'] < content['flops'] < none['flops']
     assert 0 < half['selection_traffic_bytes'] < 0.1 * half['memory_traffic_bytes']
@@ -197,7 +197,10 @@ def test_zero_splits_the_state_and_no_product(reports):
         0.6 * whole['part_seconds']['loss and optimizer']
     )
     # A product that is split passes its parts on from neighbour to neighbour.
-    assert not {c['kind'] for c in split['collectives']} & {'collective-permute'}
+    kinds = {c['kind'] for c in split['collectives']}
+    assert 'reduce-scatter' in kinds
+    assert 'collective-permute' not in kinds
+    assert split['wire_seconds'] <= whole['wire_seconds']
 
 
 @needs_libtpu
