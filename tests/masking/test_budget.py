@@ -1,5 +1,7 @@
 """The token budget: what it saves, that embeddings stay as they are, and who pays."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,8 +102,9 @@ def test_bucket_sizes(batch, group, share, expected):
 def test_pgs_keeps_within_its_bounds_and_its_budget(normalized_photos):
     images = jnp.tile(normalized_photos, (4, 1, 1, 1))[:16]
     embeddings = jax.random.normal(jax.random.key(0), (16, 196, 8))
-    steps = jax.jit(lambda k: pgs_steps(k, images, embeddings, 0.0, patch_size=16))(
-        jax.random.key(0)
+    # Arguments, and not constants that XLA would compute with for half a minute.
+    steps = jax.jit(functools.partial(pgs_steps, patch_size=16))(
+        jax.random.key(0), images, embeddings, 0.0
     )
     masked, wanted = np.asarray(steps.masked_B), np.asarray(steps.wanted_B)
     assert (masked == 98).sum() >= 8
