@@ -74,7 +74,8 @@ def step_traffic(text: str, mesh: Mapping[str, int]) -> Traffic:
     kernels = {'flops': 0, 'bytes_accessed': 0}
     counts: dict[tuple[str, str], int] = defaultdict(int)  # by kind and axis of a collective
     sizes: dict[tuple[str, str], int] = defaultdict(int)
-    for name, times, i in distinct([*runs.items(), *fused.items()], computations):
+    inside = distinct(fused, computations)
+    for name, times, i in itertools.chain(every(runs, computations), inside):
         kind = collective_kind(i, name)
         if kind:
             key = kind, mesh_axis(i.attributes, mesh)
@@ -112,28 +113,33 @@ def part_of(i: Instruction) -> str:
     return next((p for p, words in PARTS.items() if name and re.search(words, name[1])), REST)
 
 
-def distinct(
-    runs: list[tuple[str, int]], computations: Computations
+def every(
+    runs: Mapping[str, int], computations: Computations
 ) -> Iterator[tuple[str, int, Instruction]]:
-    """All instructions of a step; of a collective that is split over several fusions, the first.
+    """(name of the computation, how often it runs, instruction) of all instructions.
 
     Args:
-      runs: (name of a computation, how often it runs).
+      runs: name of a computation -> how often it runs.
       computations: all computations of the program.
-
-    Yields:
-      (name of the computation, how often it runs, instruction).
     """
-    channels = set()
-    for name, times in runs:
+    for name, times in runs.items():
         for i in computations[name].values():
-            channel = re.search(r'channel_id=(\d+)', i.attributes)
-            # Those that a TPU's compiler fuses with a slice of their sum share a channel.
-            if collective_kind(i) and channel and not name.startswith(SUMMED_AND_SLICED):
-                if channel[1] in channels:
-                    continue
-                channels.add(channel[1])
             yield name, times, i
+
+
+def distinct(
+    fused: Mapping[str, int], computations: Computations
+) -> Iterator[tuple[str, int, Instruction]]:
+    """As `every`; of a collective that is split over several fusions, the first part alone."""
+    channels = set()
+    for name, times, i in every(fused, computations):
+        channel = re.search(r'channel_id=(\d+)', i.attributes)
+        # Those that a TPU's compiler fuses with a slice of their sum share a channel.
+        if collective_kind(i) and channel and not name.startswith(SUMMED_AND_SLICED):
+            if channel[1] in channels:
+                continue
+            channels.add(channel[1])
+        yield name, times, i
 
 
 def collective_kind(i: Instruction, computation: str = '') -> str:
