@@ -12,6 +12,7 @@ def get_config():
     config = quickstart.get_config()
     config.data.name = 'pairs'  # as input_pipeline.prepare names its data sets
     config.data.dir = ''  # give the folder: --config.data.dir=DATA
+    config.model.text.tokens_per_pair = None  # captions of any length, up to the context
     config.evals = ('held_out',)
     config.eval_every = 50
     return config

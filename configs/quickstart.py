@@ -20,6 +20,7 @@ def get_config():
     config.model.embed_dim = 128
     config.model.image.update(image_size=64, patch_size=8, width=128, layers=4, heads=4)
     config.model.text.update(context_length=24, width=128, layers=3, heads=4)
+    config.model.text.tokens_per_pair = 11  # a caption has 9 on average: none is cut
     config.optimizer.warmup_steps = 50
     config.masking.until = 0.95  # the last 20 steps see whole images, with a warm-up of their own
     config.optimizer.update(tail_rate=3e-4, tail_warmup_steps=5)

@@ -88,6 +88,7 @@ def get_config(variant: str = 'pgs'):
     changes = VARIANTS[variant]
     config = quickstart.get_config()
     config.eval_masked = False
+    config.model.text.tokens_per_pair = None  # text masks decide how many tokens there are
     config.masking.until = 1.0
     if 'masking.until' not in changes:
         config.optimizer.update(tail_rate=0.0, tail_warmup_steps=0)

@@ -111,6 +111,7 @@ def shrunk_quickstart(total_steps: int):
     config.model.embed_dim = 16
     config.model.image.update(image_size=32, patch_size=8, width=32, layers=2, heads=2)
     config.model.text.update(context_length=24, width=32, layers=2, heads=2)
+    config.model.text.tokens_per_pair = None
     return config
 
 
