@@ -250,19 +250,30 @@ def first_group(attributes: str, devices: int) -> list[int] | None:
 
     HLO writes groups in three ways: by names of mesh axes, by the shape of an iota, or as a list.
     """
-    named = re.search(r'replica_groups=mesh\[([^\]]*)\]\s*(?:[^{,]*)\{([^}]*)\}', attributes)
-    iota = re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes)
+    named = re.search(
+        r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?'
+        r'\s*\{([^}]*)\}',
+        attributes,
+    )
+    grouped = re.search(
+        r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes
+    )
     listed = re.search(r'replica_groups=\{\{([\d,]+)\}', attributes)
     if named:
         axes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        over = re.findall(r"'(\w+)'", named[2])
-        ids = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
+        over = re.findall(r"'(\w+)'", named[4])
+        ids = iota(named[2] or str(devices), named[3]).reshape(tuple(axes.values()))
         return ids[tuple(slice(None) if a in over else 0 for a in axes)].flatten().tolist()
-    if iota:
-        shape = [int(n) for n in iota[3].split(',')]
-        order = [int(n) for n in iota[4].split(',')] if iota[4] else range(len(shape))
-        ids = np.arange(devices).reshape(shape).transpose(order)
-        return ids.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    if grouped:
+        ids = iota(grouped[3], grouped[4])
+        return ids.reshape(int(grouped[1]), int(grouped[2]))[0].tolist()
     if listed:
         return [int(n) for n in listed[1].split(',')]
     return None
+
+
+def iota(shape: str, order: str | None) -> np.ndarray:
+    """The integers from 0 on in a shape ('4,4') whose axes are transposed ('1,0'; None: they stay)."""
+    sizes = [int(n) for n in shape.split(',')]
+    axes = [int(n) for n in order.split(',')] if order else range(len(sizes))
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(axes)

@@ -99,6 +99,8 @@ def test_instructions_belong_to_the_module_that_they_are_named_after():
         ("mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", 'fsdp'),
         ("mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", 'data'),
         ("mesh['axis_0'=2,'axis_1'=2] {'axis_0','axis_1'}", 'all'),
+        ("mesh['axis_0'=2,'axis_1'=2], device_ids=([2,2]T(1,0)) {'axis_0'}", 'fsdp'),
+        ("mesh['axis_0'=2,'axis_1'=2], device_ids=([2,2]T(1,0)) {'axis_1'}", 'data'),
         ('{{0,3},{1,2}}', '2 devices'),
     ],
 )
