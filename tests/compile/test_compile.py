@@ -157,7 +157,7 @@ def test_costs_of_the_compiled_steps(reports):
     """One layer of twelve, so the ratios differ from those of the complete model."""
     none, half, content = (reports[n] for n in ('none', 'pgs-0.5', 'pgs-0.3'))
     assert half['flops'] < content['flops'] < none['flops']
-    assert 0 < half['selection_traffic_bytes'] < 0.1 * half['memory_traffic_bytes']
+    assert 0 < half['selection_traffic_bytes'] < 0.2 * half['memory_traffic_bytes']
     for r in reports.values():
         assert r['devices'] == 4
         assert r['estimated_seconds'] >= r['roofline_seconds'] > 0
