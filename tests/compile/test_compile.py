@@ -27,7 +27,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 # The least effort: it compiles in a quarter of the time, and the properties tested here stay.
 FAST = {'jax_optimization_level': 'O0', 'jax_memory_fitting_level': 'O0'}
-SMALL = {'batch_size': 128, 'model.image.layers': 1, 'model.text.layers': 1}  # of ViT-B/16
+SMALL = {'batch_size': 128, 'model.image.layers': 2, 'model.text.layers': 1}  # of ViT-B/16
 
 
 def small(config, **changes):
@@ -37,7 +37,7 @@ def small(config, **changes):
 
 @pytest.fixture(scope='module')
 def reports():
-    """Full width and tokens, one layer, on the smallest slice: compiled once for all tests."""
+    """Full width and tokens, few layers, on the smallest slice: compiled once for all tests."""
     configs = {
         'none': vitb16_clip.get_config(),
         'pgs-0.5': vitb16_pgs.get_config('0.5'),
@@ -154,10 +154,10 @@ def test_labels_give_the_masked_fraction():
 @needs_libtpu
 @pytest.mark.slow
 def test_costs_of_the_compiled_steps(reports):
-    """One layer of twelve, so the ratios differ from those of the complete model."""
+    """Few layers of twelve, so the ratios differ from those of the complete model."""
     none, half, content = (reports[n] for n in ('none', 'pgs-0.5', 'pgs-0.3'))
     assert half['flops'] < content['flops'] < none['flops']
-    assert 0 < half['selection_traffic_bytes'] < 0.2 * half['memory_traffic_bytes']
+    assert 0 < half['selection_traffic_bytes'] < 0.1 * half['memory_traffic_bytes']
     for r in reports.values():
         assert r['devices'] == 4
         assert r['estimated_seconds'] >= r['roofline_seconds'] > 0
