@@ -1,12 +1,13 @@
 """Images per second of the training pipeline, beside decoding only and beside open_clip's loader.
 
-  python -m benchmarks.input_pipeline [--images=2000] [--rounds=5] [--width=480] [--open_clip_python=PYTHON]
+  python -m benchmarks.input_pipeline [--images=2000] [--rounds=5] [--width=480]
+      [--open_clip_python=PYTHON]
 
-Makes tar shards of JPEGs from photographs, 480 x 360 or as wide as --width says, prepares them, and then measures in turns:
-decoding in TensorFlow without anything else (the upper limit), this pipeline (shuffled read, crop,
-antialiased bicubic resize to 224, tokens), and, with a Python that has open_clip_torch, its
-webdataset loader with two workers on the same tars. With images of 1,000 pixels and more the pipeline
-also runs with config.data.scaled_decode. benchmarks.prepare measures preparing.
+Makes tar shards of JPEGs from photographs, 480 x 360 or as wide as --width says, prepares them, and
+then measures in turns: decoding in TensorFlow without anything else (the upper limit), this pipeline
+(shuffled read, crop, antialiased bicubic resize to 224, tokens), and, with a Python that has
+open_clip_torch, its webdataset loader with two workers on the same tars. With images of 1,000 pixels
+and more the pipeline also runs with config.data.scaled_decode. benchmarks.prepare measures preparing.
 """
 
 import itertools
