@@ -9,6 +9,8 @@ theirs.
 import jax
 from jax.experimental.layout import Layout, with_layout_constraint
 
+LANES = 128  # of a register, and columns of the matrix unit
+
 
 def row_major(x: jax.Array) -> jax.Array:
     """The same array; on a TPU its last axis lies along the lanes, and the one before it across them."""

@@ -71,7 +71,7 @@ def background(
     protection_BxL = edge_weight * edges_BxL + border_weight * border_distance(rows, columns)
     candidates_BxC = draw_candidates(rng, -protection_BxL, candidate_ratio)
     similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
-    log_affinity_BxL = closest_candidate(balance(similarity_BxLxL, epsilon), candidates_BxC)
+    log_affinity_BxL = closest_candidate(balance(similarity_BxLxL, epsilon, candidates_BxC))
     score_BxL = first_candidates(log_affinity_BxL - protection_BxL, candidates_BxC)
     if selection_noise > 0.0:
         score_BxL += selection_noise * selection_gumbel(rng, batch, length)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
 
-from pgs.layout import planar
+from pgs.layout import LANES, planar
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -20,12 +20,11 @@ RELATIVE_FLOOR = 2e-6
 def luma(images_BxHxWx3: jax.Array) -> jax.Array:
     """Luma in the pixels' own scale: (B, H, W), float32 or wider."""
     wide = jnp.promote_types(images_BxHxWx3.dtype, jnp.float32)
-    return jnp.einsum(
-        'bhwc,c->bhw',
-        images_BxHxWx3.astype(wide),
-        jnp.array(LUMA_WEIGHTS, wide),
-        precision=jax.lax.Precision.HIGHEST,
+    red, green, blue = (
+        images_BxHxWx3[..., channel].astype(wide) * jnp.asarray(weight, wide)
+        for channel, weight in enumerate(LUMA_WEIGHTS)
     )
+    return red + green + blue
 
 
 def sobel_gradients(luma_BxHxW: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -59,29 +58,34 @@ def gradients_by_convolution(luma_BxHxW: jax.Array) -> tuple[jax.Array, jax.Arra
     """
     width = luma_BxHxW.shape[2]
     padded = jnp.pad(luma_BxHxW, ((0, 0), (1, 1), (0, 0)), mode='edge')
-    gradients_BxHx2W = jax.lax.conv_general_dilated(
+    kernels = row_kernels(width)
+    gradients_BxHx2N = jax.lax.conv_general_dilated(
         padded,
-        jnp.asarray(row_kernels(width), padded.dtype),
+        jnp.asarray(kernels, padded.dtype),
         window_strides=(1,),
         padding='VALID',
         dimension_numbers=('NWC', 'WIO', 'NWC'),
         # The kernel's whole numbers are exact in bfloat16: three passes give what six would.
         precision=(jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT),
     )
-    return gradients_BxHx2W[..., :width], gradients_BxHx2W[..., width:]
+    second = kernels.shape[2] // 2
+    return gradients_BxHx2N[..., :width], gradients_BxHx2N[..., second : second + width]
 
 
 def row_kernels(width: int) -> np.ndarray:
-    """Weights of the row above, the row itself and the row below: (3, width, 2 * width).
+    """Weights of the row above, the row itself and the row below: (3, width, 2 * N).
 
-    The first half of the results is the gradient along x, the second along y.
+    The first `width` of N results are the gradient along x, those of the second half along y. N is
+    the next multiple of LANES, so that both halves begin at the first lane of a register.
     """
     centre = np.eye(width)
     left, right = (np.eye(width, k=k) for k in (1, -1))
     left[0, 0] = right[-1, -1] = 1.0  # replicates the border
     smooth, difference = left + 2.0 * centre + right, right - left
     rows = [(1, -1), (2, 0), (1, 1)]  # weights of the kernels along y: smoothing, difference
-    return np.stack([np.concatenate([x * difference, y * smooth], axis=1) for x, y in rows])
+    rest = np.zeros((width, -width % LANES))
+    halves = [(x * difference, rest, y * smooth, rest) for x, y in rows]
+    return np.stack([np.concatenate(parts, axis=1) for parts in halves])
 
 
 def sobel_magnitude(images_BxHxWx3: jax.Array) -> jax.Array:
@@ -129,10 +133,31 @@ def scaled_patch_means(
       floor_Bx1: an image whose means differ by no more than this is all 0.
     """
     p = patch_size
-    scores_BxL = rearrange(
-        reduce(map_BxHxW, 'b (h p) (w q) -> b h w', 'mean', p=p, q=p), 'b h w -> b (h w)'
+    means_BxRxC = jax.lax.platform_dependent(
+        map_BxHxW,
+        tpu=lambda x: means_by_product(x, p),
+        default=lambda x: reduce(x, 'b (h p) (w q) -> b h w', 'mean', p=p, q=p),
     )
-    return min_max_scaled(scores_BxL, floor_Bx1)
+    return min_max_scaled(rearrange(means_BxRxC, 'b h w -> b (h w)'), floor_Bx1)
+
+
+def means_by_product(map_BxHxW: jax.Array, patch_size: int) -> jax.Array:
+    """Mean of each patch, (B, H / patch_size, W / patch_size): sums of rows, then a product.
+
+    A TPU adds up along the lanes of a register slowly. The weights 0 and 1 are exact in bfloat16,
+    so that three passes of the matrix unit give what six would.
+    """
+    p = patch_size
+    rows = rearrange(map_BxHxW, 'b (h p) w -> p b h w', p=p)
+    sums_BxRxW = sum(rows[i] for i in range(p))
+    blocks_WxC = np.repeat(np.eye(map_BxHxW.shape[2] // p), p, axis=0)
+    sums_BxRxC = jax.lax.dot_general(
+        sums_BxRxW,
+        jnp.asarray(blocks_WxC, map_BxHxW.dtype),
+        (((2,), (0,)), ((), ())),
+        precision=(jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT),
+    )
+    return sums_BxRxC / p**2
 
 
 def min_max_scaled(scores_BxL: jax.Array, floor_Bx1: jax.Array | float) -> jax.Array:

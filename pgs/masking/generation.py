@@ -30,10 +30,13 @@ def draw_candidates(rng: jax.Array, log_weight_BxL: jax.Array, candidate_ratio: 
     return jax.lax.top_k(gumbel_BxL + log_weight_BxL, count)[1]
 
 
-def closest_candidate(log_plan_BxLxL: jax.Array, candidates_BxC: jax.Array) -> jax.Array:
-    """log(max over candidates i of L * P_ij), (B, L): 0 is a uniform coupling."""
-    rows_BxCxL = jnp.take_along_axis(log_plan_BxLxL, candidates_BxC[:, :, None], axis=1)
-    return rows_BxCxL.max(axis=1) + math.log(log_plan_BxLxL.shape[-1])
+def closest_candidate(log_plan_BxCxL: jax.Array) -> jax.Array:
+    """log(max over candidates i of L * P_ij), (B, L): 0 is a uniform coupling.
+
+    Args:
+      log_plan_BxCxL: the rows of the candidates, see `balance`.
+    """
+    return log_plan_BxCxL.max(axis=1) + math.log(log_plan_BxCxL.shape[-1])
 
 
 def first_candidates(score_BxL: jax.Array, candidates_BxC: jax.Array) -> jax.Array:

@@ -82,8 +82,8 @@ def pgs_steps(
 
     # Balance, then the rows of the candidates: log(L * P_ij), the closest candidate i for each j.
     similarity_BxLxL = patch_similarity(images, patch_embeddings, progress, patch_size=patch_size)
-    log_plan_BxLxL = (balance if use_transport else rescale)(similarity_BxLxL, epsilon)
-    log_affinity_BxL = closest_candidate(log_plan_BxLxL, candidates_BxC)
+    couple = balance if use_transport else rescale
+    log_affinity_BxL = closest_candidate(couple(similarity_BxLxL, epsilon, candidates_BxC))
 
     # Selection: candidates first, then the patches most like them that show the weakest edges.
     score_BxL = first_candidates(log_affinity_BxL - beta * edges_BxL, candidates_BxC)

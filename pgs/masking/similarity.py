@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from pgs.layout import row_major
+from pgs.layout import LANES, row_major
 
 # Squared norm per dimension below which a vector counts as zero. The cosine of a flat patch is
 # undefined; here two flat patches are alike (cosine 1), and a flat and a textured patch are not
@@ -35,19 +35,40 @@ def cosine_matrix(vectors_BxLxD: jax.Array) -> jax.Array:
     Returns:
       (B, L, L) in [-1, 1] up to rounding.
     """
-    x = vectors_BxLxD.astype(jnp.promote_types(vectors_BxLxD.dtype, jnp.float32))
-    flat = x.shape[-1] * FLAT_VARIANCE
-    inverse_norm = jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + flat)
-    if vectors_BxLxD.dtype.itemsize == 2:
+    x = vectors_BxLxD
+    products_BxLxL = jnp.einsum(
+        'bid,bjd->bij',
+        x,
+        x,
         # Products of 16-bit numbers are exact in float32, so that they need no higher precision.
-        products = jnp.einsum(
-            'bid,bjd->bij', vectors_BxLxD, vectors_BxLxD, preferred_element_type=jnp.float32
-        )
-        return (products + flat) * inverse_norm * jnp.swapaxes(inverse_norm, 1, 2)
-    unit = x * inverse_norm
-    rest = jnp.sqrt(flat) * inverse_norm
-    cosines = jnp.einsum('bid,bjd->bij', unit, unit, precision=jax.lax.Precision.HIGHEST)
-    return cosines + rest * jnp.swapaxes(rest, 1, 2)
+        precision=None if x.dtype.itemsize == 2 else jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )
+    products_BxLxL += x.shape[-1] * FLAT_VARIANCE
+    inverse_norm_BxL = jax.lax.rsqrt(diagonal(products_BxLxL))
+    return products_BxLxL * inverse_norm_BxL[:, :, None] * inverse_norm_BxL[:, None, :]
+
+
+def diagonal(square_BxLxL: jax.Array) -> jax.Array:
+    """The diagonal of each matrix, (B, L). Sums with zeros: a TPU gathers single numbers slowly."""
+    eye_LxL = jnp.eye(square_BxLxL.shape[-1], dtype=bool)
+    return jnp.where(eye_LxL, square_BxLxL, 0.0).sum(axis=1)
+
+
+def means_by_product(x_BxLxD: jax.Array) -> jax.Array:
+    """Mean of each vector, (B, L, 1), as a product with ones.
+
+    A TPU adds up along the lanes of a register slowly. Ones are exact in bfloat16, so that three
+    passes of the matrix unit give what six would.
+    """
+    width = x_BxLxD.shape[-1]
+    sums_BxLxN = jax.lax.dot_general(
+        x_BxLxD,
+        jnp.ones((width, LANES), x_BxLxD.dtype),
+        (((2,), (0,)), ((), ())),
+        precision=(jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT),
+    )
+    return sums_BxLxN[..., :1] / width
 
 
 def patch_similarity(
@@ -73,5 +94,7 @@ def patch_similarity(
     # The cosine divides by the norm, so that there is no need to divide by the deviation.
     # The first pixel is subtracted before the mean, so that a flat patch becomes exactly 0.
     shifted = pixels - pixels[..., :1]
-    centred = shifted - shifted.mean(axis=-1, keepdims=True)
+    centred = shifted - jax.lax.platform_dependent(
+        shifted, tpu=means_by_product, default=lambda x: x.mean(axis=-1, keepdims=True)
+    )
     return (1.0 - progress) * cosine_matrix(centred) + progress * cosine_matrix(embeddings_BxLxD)

@@ -11,6 +11,7 @@ from pgs.masking.edges import (
     gradients_by_convolution,
     gradients_by_shifts,
     luma,
+    means_by_product,
     sobel_magnitude,
 )
 
@@ -49,6 +50,12 @@ def test_scores_are_patch_means_scaled_per_image(photos):
     np.testing.assert_allclose(scores, (means - low) / (high - low), atol=1e-5)
     assert (scores.min(1) == 0).all()
     np.testing.assert_allclose(scores.max(1), 1.0, rtol=1e-6)
+
+
+def test_a_product_gives_the_same_patch_means(photos):
+    magnitude = np.asarray(sobel_magnitude(photos.astype(np.float32)))
+    expected = magnitude.reshape(5, 14, 16, 14, 16).mean(axis=(2, 4))
+    np.testing.assert_allclose(means_by_product(magnitude, 16), expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize('value', [0.0, 0.1, -1.7923, 1.0, 255.0, 1e4])

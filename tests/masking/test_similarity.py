@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pgs.masking.similarity import cosine_matrix, patch_similarity, pixel_patches
+from pgs.masking.similarity import (
+    cosine_matrix,
+    means_by_product,
+    patch_similarity,
+    pixel_patches,
+)
 from pgs.models import normalize_images
 
 # Rounding of a cosine of 768 numbers: JAX 0.12 sums products in another order (1.4e-5 was measured).
@@ -66,6 +71,14 @@ def test_cosines_of_bfloat16_are_those_of_the_same_numbers_in_float32(embeddings
 def test_zero_embeddings_give_no_nan():
     matrix = cosine_matrix(jnp.zeros((1, 5, 8)))
     np.testing.assert_allclose(matrix, 1.0, atol=1e-6)
+
+
+def test_a_product_with_ones_gives_the_means(normalized_photos):
+    patches = np.asarray(pixel_patches(normalized_photos, 16))
+    means = means_by_product(patches)
+    assert means.shape == (5, 196, 1)
+    np.testing.assert_allclose(means[..., 0], patches.mean(axis=-1), atol=3e-6)
+    assert not np.asarray(means_by_product(jnp.zeros((1, 2, 48)))).any()
 
 
 def test_patches_are_in_row_major_order():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pgs.masking import transport
 from pgs.masking.similarity import patch_similarity
-from pgs.masking.transport import balance, log_kernel, rescale
+from pgs.masking.transport import LAST_ITERATIONS, balance, log_kernel, rescale
 
 
 def plan(similarity, epsilon):
@@ -68,7 +69,43 @@ def test_rescaled_kernel_has_the_mean_of_a_balanced_one(normalized_photos, embed
     np.testing.assert_allclose(ratio / ratio[:, :1, :1], 1.0, rtol=1e-3)
 
 
-def test_the_loop_is_one_fori_loop():
+def test_rows_are_those_of_the_whole_plan(normalized_photos, embeddings):
+    similarity = patch_similarity(normalized_photos, embeddings, 0.3, patch_size=16)
+    rows = np.random.default_rng(0).integers(0, 196, (len(similarity), 10))
+    for couple in (balance, rescale):
+        expected = np.take_along_axis(np.asarray(couple(similarity, 0.1)), rows[:, :, None], axis=1)
+        np.testing.assert_array_equal(couple(similarity, 0.1, rows), expected)
+
+
+def test_rounding_of_early_iterations_does_not_reach_the_plan(
+    normalized_photos, embeddings, monkeypatch
+):
+    """A TPU's matrix unit rounds to bfloat16, or to two of them: here products do so as well."""
+    similarity = patch_similarity(normalized_photos, embeddings, 0.3, patch_size=16)
+    exact = np.asarray(balance(similarity, 0.1))
+    einsum = jnp.einsum
+    rounded = {jax.lax.Precision.DEFAULT: 1, jax.lax.Precision.HIGH: 2}
+
+    def parts(x, count):
+        total = jnp.zeros_like(x)
+        for _ in range(count):
+            total += (x - total).astype(jnp.bfloat16).astype(x.dtype)
+        return total
+
+    def of_a_tpu(form, a, b, precision):
+        count = rounded.get(precision)
+        a, b = (x if count is None else parts(x, count) for x in (a, b))
+        return einsum(form, a, b, precision=precision)
+
+    monkeypatch.setattr(jnp, 'einsum', of_a_tpu)
+    monkeypatch.setattr(transport, 'LAST_ITERATIONS', ())
+    assert np.abs(balance(similarity, 0.1) - exact).max() > 1e-4  # all of them rounded
+    monkeypatch.undo()
+    monkeypatch.setattr(jnp, 'einsum', of_a_tpu)
+    np.testing.assert_allclose(balance(similarity, 0.1), exact, rtol=0, atol=1e-5)
+
+
+def test_the_loops_are_not_unrolled():
     jaxpr = str(jax.make_jaxpr(lambda s: balance(s, 0.1))(jnp.eye(4)[None]))
     assert 'scan[' in jaxpr or 'while[' in jaxpr
-    assert jaxpr.count('dot_general') == 1
+    assert jaxpr.count('dot_general') == 1 + len(LAST_ITERATIONS)
